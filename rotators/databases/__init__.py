@@ -1,0 +1,100 @@
+"""What a rotation needs of a database server. One file per engine implements it."""
+
+from collections.abc import Collection
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from rotators.connection_secret import ConnectionSecret
+from rotators.credential import Credential
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A user as the server knows it.
+
+    Attributes:
+        name: the user's name.
+        can_login: whether it may log in at all.
+        privileges: the rights that make it too strong to be rotated with another's rights, in the server's
+            words (on PostgreSQL any of `superuser`, `replication`, `bypassrls`, `createrole`).
+        claimed_by: the identifier of the secret that the role's comment says it belongs to, or None.
+        member_of: the other asked-for users whose rights it has through membership.
+    """
+
+    name: str
+    can_login: bool
+    privileges: frozenset[str]
+    claimed_by: str | None
+    member_of: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class UserSession:
+    """A session that is open now; `application` and `address` are what the server knows of it."""
+
+    application: str
+    address: str
+    since: datetime
+
+
+class AdminSession(AbstractContextManager["AdminSession"], Protocol):
+    """One session of the admin; it holds the lock, and leaving it ends both.
+
+    Every method raises TransientError when the server cannot be reached, is starting, full or read-only, and
+    DatabaseRefusedError, with what to grant, when the server says no.
+    """
+
+    user: str
+
+    def lock(self, key: str, *, wait: timedelta) -> None:
+        """Take the lock of `key`, waiting at most `wait`. Raise LockHeldError when another session has it."""
+
+    def assert_locked(self, key: str) -> None:
+        """Raise TransientError unless this session still holds the lock of `key`: one round trip."""
+
+    def roles(self, users: Collection[str]) -> dict[str, Role]:
+        """Return those of `users` that exist, by name: one round trip."""
+
+    def sessions(self, user: str) -> tuple[UserSession, ...]:
+        """Return the open sessions that logged in as `user`, oldest first."""
+
+    def set_password(self, credential: Credential) -> None:
+        """Let the user log in with this password from now on; inside `transaction()`, from its end on."""
+
+    def create_second(self, first: str, credential: Credential, *, claim: str) -> None:
+        """Create a user that acts as `first` and is claimed for the secret `claim`: all of it or nothing."""
+
+    def claim(self, user: str, secret: str) -> None:
+        """Write into the user's comment that it belongs to this secret, keeping what stands there."""
+
+    def lock_out(self, user: str) -> None:
+        """Forbid the user to log in; its open sessions stay."""
+
+    def end_sessions(self, user: str) -> int:
+        """End the open sessions that logged in as `user`; return how many ended."""
+
+    def transaction(self) -> AbstractContextManager[None]:
+        """What is done inside takes effect when it ends, or not at all when it raises."""
+
+
+class Engine(Protocol):
+    """A kind of database server."""
+
+    def admin(self, connection: ConnectionSecret, *, secret: str) -> AdminSession:
+        """Log in with rights over users. `secret` names the secret being rotated, for error messages.
+
+        Raise LoginRefusedError if the server does not let this credential in, TransientError if it can't be
+        reached.
+        """
+
+    def verify(
+        self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None
+    ) -> tuple[str, ...]:
+        """Log in as a consumer of this connection does, look, and log out.
+
+        `acts_as` is a user whose rights this one must have. Return warnings. Raise LoginRefusedError if the
+        server does not let this credential in, DatabaseRefusedError if the rights are missing,
+        TransientError if the server can't be reached.
+        """
