@@ -27,9 +27,7 @@ class Password:
     __str__ = __repr__
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Password) and secrets.compare_digest(
-            self.__value.encode(), other.reveal().encode()
-        )
+        return isinstance(other, Password) and secrets.compare_digest(self.__value.encode(), other.reveal().encode())
 
     def __hash__(self) -> int:
         return hash(self.__value)

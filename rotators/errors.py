@@ -101,3 +101,13 @@ class AirflowRefusedError(PermanentError):
 
     status = HTTPStatus.BAD_GATEWAY
     title = "Airflow refused"
+
+
+class UnexpectedError(RotationError):
+    """A fault of this program; names where it happened, not what was at hand there."""
+
+    title = "Unexpected fault"
+
+
+class UnfinishedError(TransientError):
+    """A version was published, and then an outside system failed: what is pending can be resumed at once."""

@@ -76,12 +76,13 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one trigger did to one secret."""
+    """What one trigger did to one secret. `obstacle` says, for a skipped one, which row of the decision it was."""
 
     secret: str
     status: Status
     reason: str
     cause: str
+    obstacle: str | None = None
     rotation_id: str | None = None
     version: str | None = None
     previous_version: str | None = None

@@ -32,11 +32,11 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class UserSession:
-    """A session that is open now; `application` and `address` are what the server knows of it."""
+    """A session that is open now, as far as the admin may see: `application` and `address` may be blank."""
 
     application: str
     address: str
-    since: datetime
+    since: datetime | None
 
 
 class AdminSession(AbstractContextManager["AdminSession"], Protocol):
@@ -89,9 +89,7 @@ class Engine(Protocol):
         reached.
         """
 
-    def verify(
-        self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None
-    ) -> tuple[str, ...]:
+    def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
         """Log in as a consumer of this connection does, look, and log out.
 
         `acts_as` is a user whose rights this one must have. Return warnings. Raise LoginRefusedError if the

@@ -1,0 +1,51 @@
+# Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check sandbox start lock requirements clean
+
+UV_VERSION := 0.13.9
+export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
+PYTHON := .venv/bin/python
+SOURCES := function_app.py rotators sandbox tests
+
+help: ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+demo: .venv/.ready ## rotate for real, end to end, on a Key Vault stand-in, PostgreSQL and Airflow
+	@$(PYTHON) -m sandbox.demo
+
+sandbox: .venv/.ready ## start all of that and keep it up, to try things by hand
+	@$(PYTHON) -m sandbox
+
+start: .venv/.ready ## run the app on the sandbox (with func, if it is installed)
+	@if command -v func >/dev/null 2>&1; then . .venv/bin/activate && func start; else $(PYTHON) -m sandbox.functions_host; fi
+
+test: .venv/.ready ## every test, on real PostgreSQL and real Airflow
+	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+check: .venv/.ready ## ruff, strict types, and the tests that need no server: run it before each commit
+	@.venv/bin/ruff format --check --quiet $(SOURCES)
+	@.venv/bin/ruff check --quiet $(SOURCES)
+	@.venv/bin/mypy
+	@$(PYTHON) -m pytest -q tests/unit
+
+lock: $(UV) ## take newer versions of what we depend on
+	$(UV) lock --upgrade
+	$(UV) pip compile -q --upgrade --python-version 3.13 --no-emit-index-url --custom-compile-command 'make lock' \
+		sandbox/airflow/requirements.in -o sandbox/airflow/requirements.txt
+	$(MAKE) requirements
+
+requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock
+	@{ echo '# What is deployed: made from uv.lock by `make requirements`.'; \
+	   $(UV) export --quiet --frozen --no-dev --no-emit-project --no-header --format requirements-txt; } > $@.tmp
+	@mv $@.tmp requirements.txt
+
+clean: ## remove what the other commands made
+	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis local.settings.json
+
+.venv/.ready: uv.lock pyproject.toml .python-version | $(UV)
+	@$(UV) sync --quiet --frozen
+	@touch $@
+
+$(CURDIR)/.tools/bin/uv:
+	@python3 -m venv .tools
+	@.tools/bin/python -m pip install --quiet uv==$(UV_VERSION)

@@ -1,0 +1,97 @@
+"""The triggers, and nothing else: each turns what it is given into a call of `rotators`."""
+
+import logging
+import os
+from collections.abc import Callable
+
+import azure.functions as func
+
+from rotators import api
+from rotators.dispatch import deliver, sweep
+from rotators.errors import RotationError, SettingsError
+from rotators.events import EventIn
+from rotators.rotation import rotate
+from rotators.settings import sweep_schedule
+from rotators.systems import Systems, connect
+
+# Functions passes on whatever a library logs; these two log every request.
+logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)
+logging.getLogger("azure.identity").setLevel(logging.WARNING)
+
+app = func.FunctionApp(http_auth_level=func.AuthLevel.FUNCTION)
+
+
+def _connect() -> Systems | SettingsError:
+    """An exception at import would take every function away, `health` too: keep the complaint instead."""
+    try:
+        return connect()
+    except SettingsError as error:
+        complaint = error
+    logging.getLogger("rotators").error("%s", complaint)
+    return complaint
+
+
+_systems = _connect()
+
+
+def systems() -> Systems:
+    """Return the outside systems. Raise SettingsError, at each call, when the app settings are wrong."""
+    if isinstance(_systems, SettingsError):
+        raise SettingsError(_systems.complaints)
+    return _systems
+
+
+def answering(request: Callable[[], api.Answer]) -> func.HttpResponse:
+    """Return what `request` answers, or the problem that it raises."""
+    try:
+        answer = request()
+    except RotationError as error:
+        answer = api.error_answer(error)
+    return func.HttpResponse(
+        answer.text,
+        status_code=answer.status,
+        headers={**answer.headers, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
+        mimetype=answer.content_type,
+    )
+
+
+@app.event_grid_trigger(arg_name="event")
+def rotation_event(event: func.EventGridEvent) -> None:
+    # A CloudEvent arrives as one, whatever the annotation says.
+    kind = event.type if isinstance(event, func.CloudEvent) else event.event_type
+    deliver(systems(), EventIn(id=event.id or "", type=kind or "", data=event.get_json()))
+
+
+@app.timer_trigger(arg_name="timer", schedule=sweep_schedule(os.environ), run_on_startup=False)
+def rotation_sweep(timer: func.TimerRequest) -> None:  # noqa: ARG001 (the host passes it)
+    sweep(systems())
+
+
+@app.route(route="secrets/{name}/rotate", methods=["POST"])
+def rotate_secret(req: func.HttpRequest) -> func.HttpResponse:
+    def request() -> api.Answer:
+        world = systems()
+        trigger = api.read_rotate_request(
+            req.route_params["name"],
+            req.get_body(),
+            req.headers,
+            trust_principal=world.settings.trust_principal,
+        )
+        return api.outcome_answer(rotate(world, trigger))
+
+    return answering(request)
+
+
+@app.route(route="secrets/{name}", methods=["GET"])
+def show_secret(req: func.HttpRequest) -> func.HttpResponse:
+    return answering(lambda: api.show(systems(), req.route_params["name"]))
+
+
+@app.route(route="secrets", methods=["GET"])
+def list_secrets(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
+    return answering(lambda: api.list_secrets(systems()))
+
+
+@app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
+    return answering(lambda: api.health(systems()))

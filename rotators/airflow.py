@@ -1,0 +1,136 @@
+"""Airflow after a rotation: stale copies of the connection go, and what failed on the old credential runs again.
+
+Nothing else is touched. `airflow_tasks.py` finds the tasks and clears them, `airflow_logs.py` tells why one failed,
+`airflow_api.py` speaks to Airflow.
+"""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from http import HTTPStatus
+
+from rotators.airflow_api import CHANGE_CONNECTIONS, AirflowAccess, AirflowApi, Session, path_of, understood
+from rotators.airflow_logs import RotatedConnection, folded
+from rotators.airflow_tasks import Row, check_readable, combined, retry_failed
+from rotators.credential import Password
+from rotators.errors import AirflowRefusedError, RotationError
+from rotators.outcome import AirflowReport, ConnectionCopy
+
+__all__ = ["Airflow", "AirflowAccess", "RotatedConnection"]
+
+GONE = (HTTPStatus.NOT_FOUND,)
+CONNECTION_TYPES = {"postgres": "postgresql", "postgresql": "postgresql"}
+DEFAULT_PORTS = {"postgresql": 5432}
+
+
+class Airflow:
+    """One Airflow. It may be shared by threads; all that is done can be done again without harm."""
+
+    def __init__(self, access: AirflowAccess, password: Callable[[], Password]) -> None:
+        """Prepare; nothing is called yet.
+
+        Args:
+            access: where it is and what may be done there.
+            password: called at each login; returns the password, or for `token` and `entra` the token itself.
+        """
+        self._api = AirflowApi(access, password)
+
+    def check(self) -> None:
+        """Raise TransientError if Airflow is out of reach, AirflowRefusedError if it is of no use to us."""
+        check_readable(self._api.open())
+
+    def refresh(self, rotated: RotatedConnection) -> AirflowReport:
+        """Clear or update the copies of a connection, and retry the tasks that failed on its old credential.
+
+        What did not succeed is in the report's status and warnings. Raise TransientError or AirflowRefusedError if
+        nothing did.
+        """
+        session = self._api.open()
+        try:
+            connection, warnings = _refresh_copies(session, rotated)
+            trouble = None
+        except RotationError as error:
+            connection, warnings, trouble = None, (), error
+        try:
+            report = retry_failed(session, [rotated])[rotated.secret]
+        except RotationError as error:
+            if trouble is not None:
+                raise
+            report = combined(AirflowReport("healed"), error)
+        report = dataclasses.replace(report, connection=connection, warnings=(*warnings, *report.warnings))
+        return report if trouble is None else combined(report, trouble)
+
+    def retry_failed(self, rotated: Sequence[RotatedConnection]) -> dict[str, AirflowReport]:
+        """Retry the tasks that failed on an old credential of these connections; return a report for each secret.
+
+        Raise TransientError or AirflowRefusedError if the failed tasks cannot be looked at.
+        """
+        return retry_failed(self._api.open(), rotated) if rotated else {}
+
+
+# -- copies in the metastore ----------------------------------------------------------------------------------
+
+
+def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[ConnectionCopy | None, tuple[str, ...]]:
+    """Clear, update or keep what a worker falls back to when the vault does not answer."""
+    outcomes: set[ConnectionCopy] = {"absent"}
+    warnings = []
+    try:
+        copies = _same_connections(session, rotated)
+    except AirflowRefusedError:
+        if session.api.access.connections != "keep":
+            raise
+        return None, ()  # who keeps them needs no right to see them
+    for copy in copies:
+        with understood():
+            name, differences = copy["connection_id"], _differences(copy, rotated)
+        if differences:
+            outcomes.add("different")
+            warnings.append(
+                f"Airflow's metastore has a connection {name!r} with another {' and '.join(differences)}; it was left "
+                "alone, and is used when Key Vault does not answer: delete it, or give it another name"
+            )
+            continue
+        path = path_of("connections", name)
+        match session.api.access.connections:
+            case "clear":
+                session.call("DELETE", path, rights=CHANGE_CONNECTIONS, expecting=GONE)
+                outcomes.add("cleared")
+            case "update":
+                login = {"login": rotated.credential.user, "password": rotated.credential.password.reveal()}
+                changed = session.call(
+                    "PATCH",
+                    path,
+                    rights=CHANGE_CONNECTIONS,
+                    expecting=GONE,
+                    body={"connection_id": name, "conn_type": copy["conn_type"], **login},
+                    query={"update_mask": tuple(login)},
+                )
+                outcomes.add("updated" if changed.is_good else "absent")
+            case "keep":
+                outcomes.add("kept")
+    gravity: tuple[ConnectionCopy, ...] = ("cleared", "updated", "kept", "different", "absent")
+    return next(outcome for outcome in gravity if outcome in outcomes), tuple(warnings)
+
+
+def _same_connections(session: Session, rotated: RotatedConnection) -> list[Row]:
+    """Return the connections whose ids lead to this secret: to Airflow's backend `my_db` and `my-db` are one."""
+    # In the pattern an underscore stands for any character.
+    query = {"connection_id_pattern": rotated.connection_id.replace("-", "_"), "order_by": "connection_id"}
+    listed = list(session.pages("/connections", "connections", rights=CHANGE_CONNECTIONS, query=query))
+    with understood():
+        return [copy for copy in listed if folded(copy["connection_id"]) == folded(rotated.connection_id)]
+
+
+def _differences(copy: Row, rotated: RotatedConnection) -> list[str]:
+    """Say in what a connection of the metastore is not a copy of ours; its password cannot be compared."""
+    engine = CONNECTION_TYPES.get(copy["conn_type"], copy["conn_type"])
+    port = copy["port"] or DEFAULT_PORTS.get(rotated.engine)
+    hosts = {host.strip().casefold() for host in (copy["host"] or "").split(",")}
+    same = {
+        "type": engine == rotated.engine,
+        "host": hosts <= set(map(str.casefold, rotated.hosts)),
+        "port": port in rotated.ports,
+        "schema": (copy["schema"] or None) == rotated.database,
+        "login": copy["login"] in rotated.users,
+    }
+    return [what for what, is_same in same.items() if not is_same]

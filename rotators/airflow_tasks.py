@@ -1,0 +1,352 @@
+"""The failed tasks of an Airflow: which of them failed on an old credential, and how those run again."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+from typing import Any
+
+from rotators.airflow_api import CLEAR_TASKS, READ_LOGS, READ_TASKS, Session, path_of, understood
+from rotators.airflow_logs import FailedTask, RotatedConnection, is_ours, judge
+from rotators.errors import AirflowRefusedError, RotationError, TransientError
+from rotators.outcome import AirflowReport, RetriedRun, TaskRef
+
+ALL_TASKS = path_of("dags", "~", "dagRuns", "~", "taskInstances")
+NOT_THERE = HTTPStatus.NOT_FOUND
+
+LOGS_AT_A_TIME = 4
+LOG_PAGES = 50
+# A log that cannot be read is one task's misfortune; more of them, and Airflow is in trouble.
+UNREADABLE_LOGS = 3
+# An outcome travels in events and log lines, which have their limits.
+MOST_LISTED = 100
+MOST_WARNINGS = 20
+
+# What these versions of Airflow brought to the call that clears tasks.
+PREVENTS_RUNNING = (3, 2)
+TAKES_NOTE = (3, 3)
+
+Task = tuple[str, int]
+Row = Mapping[str, Any]  # Any: JSON
+
+
+def check_readable(session: Session) -> None:
+    """Raise AirflowRefusedError if we may not look at tasks."""
+    session.call("GET", ALL_TASKS, rights=READ_TASKS, query={"limit": 1})
+
+
+def retry_failed(session: Session, rotated: Sequence[RotatedConnection]) -> dict[str, AirflowReport]:
+    """Retry what failed on an old credential of these connections; one search serves them all.
+
+    Return a report for each secret. Raise TransientError or AirflowRefusedError if the failed tasks cannot be seen.
+    """
+    search = _Search(session, rotated)
+    search.look()
+    return {one.secret: _retry(session, one, search) for one in rotated}
+
+
+def combined(report: AirflowReport, error: RotationError) -> AirflowReport:
+    """Return the report with what went wrong besides; what may go right the next time has precedence."""
+    pending = isinstance(error, TransientError) or report.status == "pending"
+    return dataclasses.replace(
+        report, status="pending" if pending else "refused", warnings=(*report.warnings, str(error))
+    )
+
+
+# -- which tasks failed on an old credential ------------------------------------------------------------------
+
+
+class _Search:
+    """One search through the failed tasks of the look-back window, for any number of connections.
+
+    Attributes:
+        ours: for each secret the tasks that failed on its old credential.
+        suspected, unknown: for each those of which that is not certain.
+        examined: how many logs were read.
+    """
+
+    def __init__(self, session: Session, rotated: Sequence[RotatedConnection]) -> None:
+        self._session = session
+        self._rotated = rotated
+        self._unreadable = 0
+        self.ours: dict[str, list[FailedTask]] = defaultdict(list)
+        self.suspected: dict[str, list[TaskRef]] = defaultdict(list)
+        self.unknown: dict[str, list[TaskRef]] = defaultdict(list)
+        self.examined = 0
+        self.warnings: dict[str, list[str]] = defaultdict(list)
+
+    def look(self) -> None:
+        """Read the logs that may concern us, and sort the tasks by what they tell."""
+        # All are listed before one is cleared, which would shift the pages.
+        candidates = self._candidates()
+        with ThreadPoolExecutor(LOGS_AT_A_TIME, thread_name_prefix="airflow-log") as pool:
+            # A thread of ours starts without the invocation id that the worker's logging looks for.
+            contexts = [copy_context() for _ in candidates]
+            logs = list(pool.map(lambda context, task: context.run(self._log, task), contexts, candidates))
+        self.examined = len(candidates)
+        for (task, concerned), log in zip(candidates.items(), logs, strict=True):
+            for one in concerned:
+                self._sort(task, one, log)
+
+    def _sort(self, task: FailedTask, rotated: RotatedConnection, log: Sequence[Row] | None) -> None:
+        if log is None:
+            self.unknown[rotated.secret].append(_reference(task, "the log is not there, or cannot be read"))
+            return
+        with understood():
+            verdict = judge(log, task, rotated)
+        match verdict.kind:
+            case "ours":
+                self.ours[rotated.secret].append(task)
+            case "suspected":
+                self.suspected[rotated.secret].append(_reference(task, verdict.why))
+            case "unknown":
+                self.unknown[rotated.secret].append(_reference(task, verdict.why))
+
+    def _candidates(self) -> dict[FailedTask, list[RotatedConnection]]:
+        """Return the failed tasks whose logs are worth reading, newest first, each with whom it may concern."""
+        access = self._session.api.access
+        scopes = {one.secret: self._dag_ids(one) for one in self._rotated}
+        query = {
+            "state": "failed",  # of the task: its run may have succeeded all the same
+            "end_date_gte": (datetime.now(UTC) - access.lookback).isoformat(),
+            "order_by": "-end_date",
+        }
+        candidates: dict[FailedTask, list[RotatedConnection]] = {}
+        for row in self._session.pages(ALL_TASKS, "task_instances", rights=READ_TASKS, query=query):
+            with understood():
+                task = FailedTask.from_json(row)
+            concerned = [
+                one
+                for one in self._rotated
+                if ((scope := scopes[one.secret]) is None or task.dag_id in scope) and task.may_use(one)
+            ]
+            if not concerned or task.started is None or task in candidates:
+                continue
+            if len(candidates) == access.max_examined:
+                for one in self._rotated:
+                    self.warnings[one.secret].append(
+                        f"only the newest {access.max_examined} failed tasks were examined: raise "
+                        "AIRFLOW_MAX_EXAMINED, shorten AIRFLOW_LOOKBACK, or name the DAGs in the tag airflow-dags"
+                    )
+                break
+            candidates[task] = concerned
+        return candidates
+
+    def _dag_ids(self, rotated: RotatedConnection) -> set[str] | None:
+        """Return the ids that a policy's `airflow-dags` means; None means all."""
+        ids = {entry for entry in rotated.dags if not entry.startswith("tag:")}
+        for tag in (entry.removeprefix("tag:").strip() for entry in rotated.dags if entry.startswith("tag:")):
+            query = {"tags": tag, "exclude_stale": False, "order_by": "dag_id"}
+            with understood():
+                tagged = {row["dag_id"] for row in self._session.pages("/dags", "dags", rights=READ_TASKS, query=query)}
+            if not tagged:
+                self.warnings[rotated.secret].append(f"no DAG has the tag {tag!r}, which airflow-dags names")
+            ids |= tagged
+        return ids if rotated.dags else None
+
+    def _log(self, task: FailedTask) -> list[Row] | None:
+        """Return the log of the last try, None if it cannot be read. Raise TransientError if Airflow is down."""
+        try:
+            return _read_log(self._session, task)
+        except TransientError:
+            self._unreadable += 1
+            if self._unreadable > UNREADABLE_LOGS:
+                raise
+            return None
+
+
+def _read_log(session: Session, task: FailedTask) -> list[Row] | None:
+    entries: list[Row] = []
+    query: dict[str, object] = {"map_index": task.map_index}
+    for _ in range(LOG_PAGES):
+        answer = session.call(
+            "GET",
+            path_of(*task.path, "logs", task.try_number),
+            rights=READ_LOGS,
+            # A broken log storage shows itself as 500, for its logs alone.
+            expecting=(NOT_THERE, HTTPStatus.INTERNAL_SERVER_ERROR),
+            query=query,
+        )
+        if not answer.is_good or answer.body is None:
+            return None
+        with understood():
+            entries += [entry for entry in answer.body["content"] if isinstance(entry, dict)]
+            token = answer.body.get("continuation_token")
+        if not token or not answer.body["content"]:
+            break
+        query["token"] = token
+    return entries
+
+
+def _reference(task: FailedTask, why: str) -> TaskRef:
+    return TaskRef(task.dag_id, task.dag_run_id, task.task_id, task.map_index, why)
+
+
+# -- and how they run again -----------------------------------------------------------------------------------
+
+
+def _retry(session: Session, rotated: RotatedConnection, search: _Search) -> AirflowReport:
+    """Clear what failed on the old credential of this connection, run by run; one that refuses stops no other."""
+    report = AirflowReport(
+        "healed",
+        suspected=tuple(search.suspected[rotated.secret][:MOST_LISTED]),
+        unknown=tuple(search.unknown[rotated.secret][:MOST_LISTED]),
+        examined=search.examined,
+        warnings=tuple(search.warnings[rotated.secret]),
+    )
+    runs: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
+    for task in search.ours[rotated.secret]:
+        runs[task.run].append(task)
+    for (dag_id, run_id), failed in runs.items():
+        try:
+            cleared, warnings = _Run(session, dag_id, run_id).retry(failed, rotated)
+        except AirflowRefusedError as error:  # rights may be given for each DAG
+            report = combined(report, error)
+            continue
+        except TransientError as error:
+            report = combined(report, error)
+            break
+        report = dataclasses.replace(
+            report,
+            retried=(*report.retried, RetriedRun(dag_id, run_id, cleared)) if cleared else report.retried,
+            warnings=(*report.warnings, *warnings),
+        )
+    left_out = max(len(search.suspected[rotated.secret]), len(search.unknown[rotated.secret])) - MOST_LISTED
+    if left_out > 0:
+        report = dataclasses.replace(report, warnings=(*report.warnings, f"{left_out} unclear tasks are not listed"))
+    return dataclasses.replace(report, warnings=_shortened(report.warnings))
+
+
+@dataclass(frozen=True, slots=True)
+class _Selected:
+    """A task instance that a call selects for clearing, as it was before."""
+
+    task: Task
+    state: str | None
+    note: str | None
+
+
+class _Run:
+    """A DAG run in which tasks are cleared.
+
+    A field that is missing widens what is cleared, to every run without a run, to every failed task without a
+    list; so one function makes the calls, and always with both.
+    """
+
+    def __init__(self, session: Session, dag_id: str, run_id: str) -> None:
+        self._session = session
+        self._dag_id = dag_id
+        self._run_id = run_id
+        self._path = path_of("dags", dag_id, "dagRuns", run_id)
+        self._title = f"run {run_id!r} of DAG {dag_id!r}"
+
+    def retry(self, failed: Sequence[FailedTask], rotated: RotatedConnection) -> tuple[tuple[Task, ...], list[str]]:
+        """Clear these tasks, what failed only because they did, and the setups and teardowns of all of them.
+
+        Return what was cleared, and what somebody should know.
+        """
+        ours = {task.key for task in failed}
+        details = path_of("dags", self._dag_id, "details")
+        dag = self._session.call("GET", details, rights=READ_TASKS, expecting=(NOT_THERE,))
+        with understood():
+            if not dag.is_good or dag.body["is_stale"]:
+                return (), [f"{self._title}: the DAG is gone, so its failed tasks stay as they are"]
+        # With `include_downstream` the selection has tasks that failed for another reason too.
+        behind = self._clear(ours, include_downstream=True) or []
+        wanted = {one.task for one in behind if one.task in ours or one.state == "upstream_failed"}
+        if not wanted & ours:
+            return (), []  # somebody else was faster
+        around = self._clear(wanted, only_failed=False) or []
+        helpers = {one.task for one in around} - wanted
+        if helpers and not self._is_over():
+            return (), [
+                f"{self._title}: it has setups or teardowns and still runs; looked at again until the grace is over"
+            ]
+        remarks = self._remarks(dag.body, failed)
+        of_persons = {one.task for one in around if one.note and not is_ours(one.note)}
+        notes_at_once = self._session.supports >= TAKES_NOTE and not of_persons
+        cleared = self._clear(
+            wanted | helpers,
+            dry_run=False,
+            only_failed=not helpers,
+            **{"prevent_running_task": True} if self._session.supports >= PREVENTS_RUNNING else {},
+            **{"note": rotated.note} if notes_at_once else {},
+        )
+        if cleared is None:
+            return (), [f"{self._title}: a task of it runs, or it is gone; looked at again until the grace is over"]
+        tasks = {one.task for one in cleared}
+        if not notes_at_once:
+            remarks += self._write_notes((tasks & ours) - of_persons, rotated.note)
+        return tuple(sorted(tasks)), remarks
+
+    def _clear(self, tasks: Iterable[Task], **how: object) -> list[_Selected] | None:
+        """Clear these tasks, or with `dry_run` (the default) say which that would be; None if Airflow cannot."""
+        body = {
+            "dry_run": True,
+            "dag_run_id": self._run_id,
+            "task_ids": [list(task) for task in sorted(tasks)],
+            "only_failed": True,
+            "include_downstream": False,
+            "reset_dag_runs": True,
+            **how,
+        }
+        answer = self._session.call(
+            "POST",
+            path_of("dags", self._dag_id, "clearTaskInstances"),
+            rights=CLEAR_TASKS,
+            expecting=(NOT_THERE, HTTPStatus.CONFLICT),
+            body=body,
+        )
+        if not answer.is_good:
+            return None
+        with understood():
+            return [
+                _Selected((row["task_id"], row["map_index"]), row["state"], row["note"])
+                for row in answer.body["task_instances"]
+            ]
+
+    def _is_over(self) -> bool:
+        """Whether none of its tasks runs: a setup must not run again below one that uses what it set up."""
+        with understood():
+            state = self._session.call("GET", self._path, rights=READ_TASKS).body["state"]
+        return state in ("success", "failed")
+
+    def _write_notes(self, tasks: Iterable[Task], note: str) -> list[str]:
+        try:
+            for task_id, map_index in tasks:
+                self._session.call(
+                    "PATCH",
+                    self._path + path_of("taskInstances", task_id, map_index),
+                    rights=CLEAR_TASKS,
+                    expecting=(NOT_THERE,),
+                    body={"note": note},
+                    query={"update_mask": "note"},
+                )
+        except RotationError as error:  # they run again, and that is what counts
+            return [f"{self._title}: its tasks were cleared, and the note could not be written: {error}"]
+        return []
+
+    def _remarks(self, dag: Row, failed: Sequence[FailedTask]) -> list[str]:
+        remarks = []
+        if dag["is_paused"]:
+            remarks.append(f"{self._title}: the DAG is paused; the run goes on when it is unpaused")
+        # The API does not say which DAG is `fail_fast`; such a one skips what has not begun as soon as a task fails.
+        since = min(task.ended for task in failed).isoformat()
+        query = {"state": "skipped", "end_date_gte": since, "limit": 1}
+        skipped = self._session.call("GET", f"{self._path}/taskInstances", rights=READ_TASKS, query=query)
+        with understood():
+            if skipped.body["total_entries"]:
+                remarks.append(
+                    f"{self._title}: tasks of it were skipped after the failure, as in a fail_fast DAG; they stay "
+                    "skipped: clear those by hand that are needed"
+                )
+        return remarks
+
+
+def _shortened(warnings: tuple[str, ...]) -> tuple[str, ...]:
+    left_out = len(warnings) - MOST_WARNINGS
+    return (*warnings[:MOST_WARNINGS], f"and {left_out} more") if left_out > 0 else warnings

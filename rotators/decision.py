@@ -1,0 +1,140 @@
+"""What is to be done about a trigger: pure, and tested as the table in the README."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+
+from rotators.outcome import timestamp
+from rotators.policy import NEAR_EXPIRY, PendingStep, RotationPolicy, RotationState
+
+TriggerKind = Literal["near-expiry", "expired", "new-version", "http", "sweep", "requested"]
+Obstacle = Literal["not managed", "paused", "superseded", "done", "not due", "outside window", "in grace", "in use"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trigger:
+    """Why the program looks at a secret.
+
+    Attributes:
+        kind: what asks.
+        secret: the secret's name.
+        id: the event's id, the idempotency key, or generated: one id makes at most one version.
+        by: who asks.
+        version: the version that an event names; None from HTTP and the sweep.
+        force: rotate although the rotation is paused or the other user is still in its grace.
+        dry_run: find out what would be done, and change nothing.
+        revoke: the credential leaked: lock the old one out at once.
+        reason: a person's words.
+        is_repeatable: the caller chose the id, so an earlier call may have had the same.
+    """
+
+    kind: TriggerKind
+    secret: str
+    id: str
+    by: str
+    version: str | None = None
+    force: bool = False
+    dry_run: bool = False
+    revoke: bool = False
+    reason: str = ""
+    is_repeatable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """What a decision needs to know of the secret's newest version."""
+
+    version: str
+    created: datetime
+    expires: datetime | None
+    state: RotationState | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rotate:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Finish what an earlier invocation, or a person who wrote a version, left to do."""
+
+    steps: tuple[PendingStep, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    obstacle: Obstacle
+    reason: str
+
+
+NOT_MANAGED = Skip("not managed", "the secret has no tag rotation-strategy")
+
+type Decision = Rotate | Resume | Skip
+
+
+def decide(  # noqa: PLR0911 (one return a row of the table)
+    trigger: Trigger, current: Current, policy: RotationPolicy | None, now: datetime
+) -> Decision:
+    """Return what to do; `policy` is None when the secret has no rotation tags."""
+    state = current.state
+    forced = trigger.force and trigger.kind in ("http", "requested")
+    if policy is None:
+        return NOT_MANAGED
+    if not policy.enabled and not forced:
+        return Skip("paused", "rotation-enabled is false")
+    if trigger.version is not None and trigger.version != current.version:
+        return _resume_or_skip(state, Skip("superseded", f"version {trigger.version} is no longer current"))
+    if state is not None and state.id == trigger.id and (state.cause == "http") == (trigger.kind == "http"):
+        return _resume_or_skip(state, Skip("done", "this trigger made the current version"))
+    match trigger.kind:
+        case "new-version":
+            if state is not None:
+                return _resume_or_skip(state, Skip("done", "this program made the current version"))
+            return Resume(("verify", "refresh"), "a person wrote the current version")
+        case "http" | "requested":
+            return _unless_in_grace(Rotate(trigger.reason or "asked for"), current, policy, now, forced=forced)
+        case "near-expiry" | "expired" | "sweep":
+            return _when_due(trigger, current, policy, now)
+
+
+def due_at(current: Current, policy: RotationPolicy) -> datetime:
+    """Return when the current version is to be replaced.
+
+    It is old enough (less some slack, so that an event that comes a little early counts), or its expiry is
+    nearer than Key Vault's 30 days or a third of its validity, whichever is shorter.
+    """
+    slack = min(timedelta(hours=1), policy.every / 10)
+    by_age = current.created + policy.every - slack
+    if current.expires is None:
+        return by_age
+    return min(by_age, current.expires - min(NEAR_EXPIRY, (current.expires - current.created) / 3))
+
+
+def _when_due(trigger: Trigger, current: Current, policy: RotationPolicy, now: datetime) -> Decision:
+    due = due_at(current, policy)
+    if now < due:
+        return _resume_or_skip(current.state, Skip("not due", f"due at {timestamp(due)}"))
+    has_expired = trigger.kind == "expired" or (current.expires is not None and current.expires <= now)
+    if policy.window is not None and not policy.window.is_open(now) and not has_expired:
+        opens = timestamp(policy.window.opens_next(now))
+        skip = Skip("outside window", f"due since {timestamp(due)}; rotation-window opens at {opens}")
+        return _resume_or_skip(current.state, skip)
+    return _unless_in_grace(Rotate(f"due since {timestamp(due)}"), current, policy, now, forced=False)
+
+
+def _unless_in_grace(
+    rotate: Rotate, current: Current, policy: RotationPolicy, now: datetime, *, forced: bool
+) -> Decision:
+    state = current.state
+    if forced or policy.strategy != "alternating-users" or state is None or not state.in_grace(now):
+        return rotate
+    skip = Skip("in grace", f"the other user stays usable until {timestamp(state.retire_at)}")
+    return _resume_or_skip(state, skip)
+
+
+def _resume_or_skip(state: RotationState | None, skip: Skip) -> Decision:
+    if state is not None and state.is_unfinished:
+        return Resume(state.pending, f"rotation {state.id} was left unfinished")
+    return skip

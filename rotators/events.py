@@ -1,0 +1,131 @@
+"""Event Grid: what comes in from Key Vault and our own topic, and what goes out to the topic."""
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+from urllib.parse import urlsplit
+
+from rotators.credential import Password
+from rotators.decision import Trigger, TriggerKind
+from rotators.errors import BadRequestError, TransientError
+from rotators.policy import cause_id, is_secret_name
+
+if TYPE_CHECKING:
+    from azure.core.credentials import TokenCredential
+
+REQUESTED = "SecretRotation.Requested"
+_KINDS: Mapping[str, TriggerKind] = {
+    "microsoft.keyvault.secretnearexpiry": "near-expiry",
+    "microsoft.keyvault.secretexpired": "expired",
+    "microsoft.keyvault.secretnewversioncreated": "new-version",
+    REQUESTED.lower(): "requested",
+}
+_CONNECTION_TIMEOUT_SECONDS = 5
+_READ_TIMEOUT_SECONDS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class EventIn:
+    """An event of either schema: `type` is Event Grid's eventType, `data` whatever came."""
+
+    id: str
+    type: str
+    data: object
+
+
+@dataclass(frozen=True, slots=True)
+class EventOut:
+    """An event of ours; `type` without the prefix `SecretRotation.`."""
+
+    type: str
+    secret: str
+    data: Mapping[str, object]
+
+
+def read_event(event: EventIn) -> tuple[str, Trigger]:
+    """Return the identifier of the secret that an event is about, and the trigger that it is.
+
+    Reads tolerantly, since Microsoft's published samples have stray blanks in names and values, and names have
+    been written in two ways. Raise BadRequestError if it is not about a secret, naming what is missing.
+    """
+    kind = _KINDS.get(event.type.strip().lower())
+    if kind is None:
+        raise BadRequestError(f"event {event.id!r}: type {event.type[:80]!r} is not one that this function takes")
+    if not isinstance(event.data, Mapping):
+        raise BadRequestError(f"event {event.id!r}: its data is not an object")
+    data = {str(name).strip().lower(): value for name, value in event.data.items()}
+    identifier = data.get("id")
+    if not isinstance(identifier, str) or not identifier.strip():
+        raise BadRequestError(f"event {event.id!r}: its data has no Id")
+    name, version = _name_and_version(event.id, identifier)
+    cause, by, force = data.get("cause"), data.get("by"), data.get("force")
+    if kind == "requested" and cause == "sweep":
+        kind = "sweep"
+    return identifier.strip(), Trigger(
+        kind=kind,
+        secret=name,
+        id=cause_id(event.id or identifier),
+        by=str(by) if isinstance(by, str) and by else "event-grid",
+        version=version,
+        force=force is True,
+        reason=str(cause) if kind == "requested" and isinstance(cause, str) else "",
+    )
+
+
+class Topic:
+    """Our own topic. Without a key the managed identity is used."""
+
+    def __init__(self, endpoint: str, credential: "TokenCredential | Password") -> None:
+        self._endpoint = endpoint
+        self._credential = credential
+
+    def publish(self, *events: EventOut) -> None:
+        """Send events in one request. Raise TransientError, saying why, if the topic did not take them."""
+        # Both imports cost more than 50 ms, and most apps have no topic.
+        from azure.core.credentials import AzureKeyCredential  # noqa: PLC0415
+        from azure.core.exceptions import AzureError  # noqa: PLC0415
+        from azure.eventgrid import EventGridEvent, EventGridPublisherClient  # noqa: PLC0415
+
+        credential = (
+            AzureKeyCredential(self._credential.reveal())
+            if isinstance(self._credential, Password)
+            else self._credential
+        )
+        try:
+            with EventGridPublisherClient(
+                self._endpoint,
+                credential,
+                connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
+                read_timeout=_READ_TIMEOUT_SECONDS,
+                retry_total=2,
+            ) as client:
+                client.send(
+                    [
+                        EventGridEvent(
+                            id=str(uuid.uuid4()),
+                            subject=f"secrets/{event.secret}",
+                            event_type=f"SecretRotation.{event.type}",
+                            data=cast("object", dict(event.data)),
+                            data_version="1",
+                        )
+                        for event in events
+                    ]
+                )
+        except AzureError as error:
+            failure = TransientError(f"the Event Grid topic took no event ({type(error).__name__})")
+        else:
+            return
+        raise failure
+
+
+def _name_and_version(event_id: str, identifier: str) -> tuple[str, str]:
+    try:
+        parts = [part.strip() for part in urlsplit(identifier.strip()).path.strip("/").split("/")]
+    except ValueError:
+        parts = []
+    if len(parts) != 3 or parts[0].lower() != "secrets" or not is_secret_name(parts[1]) or not parts[2].isalnum():  # noqa: PLR2004
+        raise BadRequestError(
+            f"event {event_id!r}: its Id is not https://<vault>/secrets/<name>/<version>; nothing was done"
+        )
+    return parts[1], parts[2]

@@ -1,0 +1,394 @@
+"""Tags -> RotationPolicy and RotationState, and back. Pure."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Literal, cast, get_args
+
+from cronsim import CronSim, CronSimError
+
+from rotators.errors import PolicyError
+from rotators.outcome import timestamp
+
+Strategy = Literal["alternating-users", "single-user"]
+Cause = Literal["near-expiry", "expired", "http", "sweep", "requested", "reconcile", "rollback"]
+PendingStep = Literal["verify", "refresh"]
+
+STATE_TAG = "rotation-state"
+ADMIN_FOR_TAG = "rotation-admin-for"
+POLICY_TAGS = (
+    "rotation-strategy",
+    "rotation-admin",
+    "rotation-users",
+    "rotation-every",
+    "rotation-validity",
+    "rotation-window",
+    "rotation-grace",
+    "rotation-in-use",
+    "rotation-enabled",
+    "airflow-conn-id",
+    "airflow-dags",
+)
+
+# The tags of the Azure samples, which the format of a bare password reads.
+_SAMPLE_TAGS = ("CredentialId", "ProviderAddress", "ValidityPeriodDays")
+
+# Key Vault raises SecretNearExpiry this long before the expiry; it is not configurable.
+NEAR_EXPIRY = timedelta(days=30)
+# Airflow's SecretCache holds a connection for 900 s: a shorter grace would retire what it still hands out.
+MINIMUM_GRACE = timedelta(minutes=15)
+MINIMUM_EVERY = timedelta(hours=1)
+# The limits of Key Vault.
+MAXIMUM_TAGS = 15
+MAXIMUM_TAG_LENGTH = 512
+
+_DURATION = re.compile(r"(\d{1,5})([mhd])")
+_UNITS = {"m": "minutes", "h": "hours", "d": "days"}
+_SECRET_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
+_CAUSE_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,64}")
+_NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]|[\"\\]")
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSecret:
+    """The admin's connection stands in another secret of the vault."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdminEntra:
+    """The admin logs in as `login` with a token of the managed identity."""
+
+    login: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSelf:
+    """The user changes its own password."""
+
+
+type Admin = AdminSecret | AdminEntra | AdminSelf
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """When rotation may happen: from each time of a cron expression (UTC) on, for a duration."""
+
+    cron: str
+    length: timedelta
+
+    def is_open(self, now: datetime) -> bool:
+        opened = next(CronSim(self.cron, now.astimezone(UTC) + timedelta(minutes=1), reverse=True))
+        return opened <= now < opened + self.length
+
+    def opens_next(self, now: datetime) -> datetime:
+        return next(CronSim(self.cron, now.astimezone(UTC)))
+
+
+@dataclass(frozen=True, slots=True)
+class RotationPolicy:
+    """What people want for one secret; the table of tags in the README has a row for each attribute.
+
+    `connection_id` is None when Airflow has no part in it. `users` is None until the secret's value is read:
+    see `pair`.
+    """
+
+    strategy: Strategy
+    admin: Admin
+    users: tuple[str, str] | None
+    every: timedelta
+    validity: timedelta
+    window: Window | None
+    grace: timedelta
+    waits_for_sessions: bool
+    enabled: bool
+    connection_id: str | None
+    dags: tuple[str, ...]
+
+    def pair(self, user: str) -> tuple[str, str]:
+        """Return the two users that take turns, the owner first; `user` is the one the secret names now."""
+        return self.users or (user.removesuffix("_alt"), user.removesuffix("_alt") + "_alt")
+
+
+@dataclass(frozen=True, slots=True)
+class RotationState:
+    """What the program did, as the tag `rotation-state` of the version that it made.
+
+    Attributes:
+        id: the event's id, the idempotency key, or generated.
+        cause: what asked for it.
+        by: who asked.
+        from_version: the version that was current before.
+        at: when.
+        pending: what is still to do.
+        retire_at: when the old credential is to be retired; at once (`at`) means that it was revoked.
+        retired: when it was.
+    """
+
+    id: str
+    cause: Cause
+    by: str
+    from_version: str | None
+    at: datetime
+    pending: tuple[PendingStep, ...] = ()
+    retire_at: datetime | None = None
+    retired: datetime | None = None
+
+    @property
+    def revokes(self) -> bool:
+        """The old credential leaked: it is locked out at once, not after a grace period."""
+        return self.retire_at is not None and self.retire_at <= self.at
+
+    @property
+    def is_unfinished(self) -> bool:
+        return bool(self.pending) or (self.revokes and self.retired is None)
+
+    def in_grace(self, now: datetime) -> bool:
+        return self.retire_at is not None and self.retired is None and now < self.retire_at
+
+    def as_tag(self) -> str:
+        tag = {
+            "id": self.id,
+            "cause": self.cause,
+            "by": _NOT_PRINTABLE.sub("?", self.by)[:128],
+            "from": self.from_version,
+            "at": timestamp(self.at),
+            "pending": list(self.pending),
+            "retireAt": timestamp(self.retire_at),
+            "retired": timestamp(self.retired),
+        }
+        return json.dumps({k: v for k, v in tag.items() if v is not None}, separators=(",", ":"))
+
+
+def duration(text: str) -> timedelta | None:
+    """Return the duration that `15m`, `36h` or `60d` says; None if it says none."""
+    match = _DURATION.fullmatch(text.strip())
+    return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
+
+
+def is_secret_name(name: str) -> bool:
+    return _SECRET_NAME.fullmatch(name) is not None
+
+
+def cause_id(text: str) -> str:
+    """Return `text` where it fits into the state tag, else a digest of it."""
+    return text if _CAUSE_ID.fullmatch(text) else "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:48]
+
+
+def read_policy(secret: str, tags: Mapping[str, str], *, prefix: str) -> RotationPolicy | None:
+    """Return the policy that the tags of a secret give; None if it has no `rotation-strategy`.
+
+    `prefix` is Airflow's: `airflow-connections` makes `warehouse` of `airflow-connections-warehouse`.
+    Raise PolicyError with every complaint if a tag is wrong.
+    """
+    if "rotation-strategy" not in tags:
+        return None
+    read = _TagReader(tags)
+    strategy = cast("Strategy", read.choice("rotation-strategy", get_args(Strategy), ""))
+    every = read.duration("rotation-every", timedelta(days=60), least=MINIMUM_EVERY)
+    grace = read.duration("rotation-grace", min(timedelta(hours=24), every / 2), least=MINIMUM_GRACE)
+    if grace >= every:
+        read.complain("rotation-grace", f"must be shorter than rotation-every ({every})")
+    policy = RotationPolicy(
+        strategy=strategy,
+        admin=read.admin(secret, strategy),
+        users=read.users(strategy),
+        every=every,
+        validity=read.validity(every, grace),
+        window=read.window(),
+        grace=grace,
+        waits_for_sessions=read.choice("rotation-in-use", ("proceed", "wait"), "proceed") == "wait",
+        enabled=read.choice("rotation-enabled", ("true", "false"), "true") == "true",
+        connection_id=read.connection_id(secret, prefix),
+        dags=read.dags(),
+    )
+    read.refuse_unknown_tags()
+    if read.complaints:
+        raise PolicyError(f"secret {secret!r}: {'; '.join(read.complaints)}; mend the tags and rotate again")
+    return policy
+
+
+def read_state(tags: Mapping[str, str]) -> RotationState | None:
+    """Return the state in the tags; None when there is none, or what stands there was not written by us."""
+    try:
+        tag = json.loads(tags.get(STATE_TAG, "null"))
+        return RotationState(
+            id=str(tag["id"]),
+            cause=cast("Cause", tag["cause"]) if tag["cause"] in get_args(Cause) else "http",
+            by=str(tag.get("by", "")),
+            from_version=tag.get("from"),
+            at=datetime.fromisoformat(tag["at"]),
+            pending=tuple(step for step in get_args(PendingStep) if step in tag.get("pending", ())),
+            retire_at=datetime.fromisoformat(tag["retireAt"]) if tag.get("retireAt") else None,
+            retired=datetime.fromisoformat(tag["retired"]) if tag.get("retired") else None,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def policy_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that a version hands on to the next: all but the state."""
+    return {name: value for name, value in tags.items() if name != STATE_TAG}
+
+
+def next_tags(secret: str, tags: Mapping[str, str], state: RotationState, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of the next version. Raise PolicyError if Key Vault would not take them."""
+    merged = {**policy_tags(tags), **extra, STATE_TAG: state.as_tag()}
+    check_tags(secret, merged)
+    return merged
+
+
+def inherited_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a version that are written onto one that came without any: those this program reads."""
+    return {name: value for name, value in tags.items() if name in (*POLICY_TAGS, *_SAMPLE_TAGS, ADMIN_FOR_TAG)}
+
+
+def check_tags(secret: str, tags: Mapping[str, str]) -> None:
+    """Raise PolicyError if Key Vault would not take these tags, among them the state."""
+    count = len({*tags, STATE_TAG})
+    if count > MAXIMUM_TAGS:
+        raise PolicyError(
+            f"secret {secret!r} would have {count} tags, {STATE_TAG!r} among them, and Key Vault allows "
+            f"{MAXIMUM_TAGS}: remove {count - MAXIMUM_TAGS} and rotate again"
+        )
+    for name, value in tags.items():
+        if len(name) > MAXIMUM_TAG_LENGTH or len(value) > MAXIMUM_TAG_LENGTH:
+            raise PolicyError(
+                f"secret {secret!r}: tag {name[:40]!r} is longer than the {MAXIMUM_TAG_LENGTH} characters that "
+                "Key Vault allows; shorten it and rotate again"
+            )
+
+
+def admin_is_open_for(secret: str, admin_tags: Mapping[str, str]) -> bool:
+    """Whether the admin secret's tag `rotation-admin-for` names `secret`, in full or by a prefix with `*`."""
+    for entry in re.split(r"[,\s]+", admin_tags.get(ADMIN_FOR_TAG, "").lower()):
+        if entry == secret.lower() or (entry.endswith("*") and secret.lower().startswith(entry[:-1])):
+            return True
+    return False
+
+
+class _TagReader:
+    """The tags of one secret, and what is wrong with them."""
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        self._tags = tags
+        self.complaints: list[str] = []
+
+    def complain(self, name: str, what: str) -> None:
+        self.complaints.append(f"{name} {what}")
+
+    def text(self, name: str) -> str | None:
+        value = self._tags.get(name)
+        if value is not None and not value.strip():
+            self.complain(name, "is blank: give it a value or remove the tag")
+        return value.strip() if value and value.strip() else None
+
+    def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
+        value = self.text(name) or default
+        if value not in choices and name in self._tags:
+            self.complain(name, f"is {value!r}, expected {' or '.join(map(repr, choices))}")
+        return value
+
+    def duration(self, name: str, default: timedelta, *, least: timedelta) -> timedelta:
+        value = self.text(name)
+        if value is None:
+            return default
+        parsed = duration(value)
+        if parsed is None:
+            self.complain(name, f"is {value!r}, expected a duration like '15m', '36h' or '60d'")
+            return default
+        if parsed < least:
+            self.complain(name, f"is {value!r}, expected at least {least}")
+            return default
+        return parsed
+
+    def validity(self, every: timedelta, grace: timedelta) -> timedelta:
+        days = self.text("ValidityPeriodDays")
+        default = every + NEAR_EXPIRY
+        if days is not None and "rotation-validity" not in self._tags:
+            if not re.fullmatch(r"[1-9]\d{0,3}", days):
+                self.complain("ValidityPeriodDays", f"is {days!r}, expected a whole number of days")
+            else:
+                default = timedelta(days=int(days))
+        validity = self.duration("rotation-validity", default, least=MINIMUM_EVERY)
+        if validity <= grace:
+            self.complain("rotation-validity", f"must be longer than rotation-grace ({grace})")
+        return validity
+
+    def admin(self, secret: str, strategy: str) -> Admin:
+        value = self.text("rotation-admin")
+        if value is None:
+            if strategy == "alternating-users" and "rotation-admin" not in self._tags:
+                self.complain(
+                    "rotation-admin",
+                    "is missing: name the secret with an admin's connection, or 'entra:<login>'",
+                )
+            return AdminSelf()
+        if value == "self":
+            if strategy == "alternating-users":
+                self.complain("rotation-admin", "is 'self', which only single-user can do: name an admin's secret")
+            return AdminSelf()
+        if value.startswith("entra:"):
+            login = value.removeprefix("entra:").strip()
+            if not login:
+                self.complain("rotation-admin", "names no login after 'entra:'")
+            return AdminEntra(login)
+        if not is_secret_name(value):
+            self.complain("rotation-admin", f"is {value!r}, expected a secret's name, 'self' or 'entra:<login>'")
+        if value.lower() == secret.lower():
+            self.complain("rotation-admin", "names this secret itself: say 'self' (single-user only)")
+        return AdminSecret(value)
+
+    def users(self, strategy: str) -> tuple[str, str] | None:
+        value = self.text("rotation-users")
+        if value is None or strategy == "single-user":
+            return None
+        names = [name.strip() for name in value.split(",")]
+        if len(names) != 2 or not all(names) or names[0] == names[1]:  # noqa: PLR2004 (a pair)
+            self.complain("rotation-users", f"is {value!r}, expected two different users like 'app,app_alt'")
+            return None
+        return names[0], names[1]
+
+    def window(self) -> Window | None:
+        value = self.text("rotation-window")
+        if value is None:
+            return None
+        cron, _, length = value.rpartition(" for ")
+        parsed = duration(length)
+        try:
+            CronSim(cron.strip(), datetime.now(UTC))
+            usable = parsed is not None and parsed > timedelta() and len(cron.split()) == 5  # noqa: PLR2004 (cron)
+        except CronSimError:
+            usable = False
+        if not usable or parsed is None:
+            self.complain(
+                "rotation-window",
+                f"is {value!r}, expected a cron expression and a duration: '0 2 * * 6 for 3h'",
+            )
+            return None
+        return Window(cron.strip(), parsed)
+
+    def connection_id(self, secret: str, prefix: str) -> str | None:
+        value = self.text("airflow-conn-id")
+        if value is not None and not re.fullmatch(r"[\w.-]{1,250}", value):
+            self.complain("airflow-conn-id", f"is {value!r}, which is no connection id of Airflow")
+        if value is None and secret.lower().startswith(f"{prefix}-".lower()):
+            return secret[len(prefix) + 1 :] or None
+        return value
+
+    def dags(self) -> tuple[str, ...]:
+        entries = tuple(e.strip() for e in (self.text("airflow-dags") or "").split(",") if e.strip())
+        for entry in entries:
+            if not entry.removeprefix("tag:").strip():
+                self.complain("airflow-dags", "has an entry 'tag:' without a DAG tag")
+        return entries
+
+    def refuse_unknown_tags(self) -> None:
+        """A mistyped tag would otherwise leave its default in force without anybody noticing."""
+        for name in self._tags:
+            if name.startswith("rotation-") and name not in (*POLICY_TAGS, STATE_TAG, ADMIN_FOR_TAG):
+                self.complain(name, "is no tag of this program")

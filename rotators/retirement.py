@@ -1,0 +1,113 @@
+"""What becomes of the credential of before: retired after its grace, or revoked at once."""
+
+import dataclasses
+import logging
+from datetime import datetime
+
+from rotators.access import Managed, locked, look_up
+from rotators.databases import AdminSession
+from rotators.decision import Trigger
+from rotators.errors import DatabaseRefusedError, PermanentError
+from rotators.journal import Invocation, report, write_log
+from rotators.outcome import Outcome
+from rotators.policy import RotationState, read_policy
+from rotators.reconciliation import verify_or_reconcile, write_state
+from rotators.systems import Systems
+from rotators.vault import SecretVersion
+
+
+def is_to_retire(state: RotationState | None, now: datetime) -> bool:
+    """Whether the grace is over and nothing else is to be finished first."""
+    return (
+        state is not None
+        and state.retired is None
+        and not state.is_unfinished
+        and state.retire_at is not None
+        and state.retire_at <= now
+    )
+
+
+def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
+    """Retire the credential of before, when its grace is over; return None when there is nothing to retire.
+
+    Raise TransientError when it has to be tried again; what would fail again is reported, and None returned.
+    """
+    run = Invocation(systems, trigger)
+    try:
+        outcome = _retire(run)
+    except PermanentError as error:
+        report(systems, run.failed(error))
+        return None
+    return report(systems, outcome, "Retired") if outcome is not None else None
+
+
+def revoke(run: Invocation, managed: Managed, admin: AdminSession, state: RotationState) -> None:
+    """Lock out at once what leaked: the user, its sessions, its version."""
+    old = managed.user if managed.policy.strategy == "single-user" else _other_user(managed, admin)
+    if old is not None:
+        if old != managed.user:
+            admin.lock_out(old)
+        try:
+            run.warn(f"{admin.end_sessions(old)} open sessions of {old!r} were ended")
+        except DatabaseRefusedError as error:
+            run.warn(str(error))
+    _disable_old_versions(run.systems, managed.secret, state)
+
+
+def _retire(run: Invocation) -> Outcome | None:
+    secret = run.systems.vault.current(run.trigger.secret)
+    policy = read_policy(secret.name, secret.tags, prefix=run.systems.settings.connections_prefix)
+    if policy is None or not policy.enabled or not is_to_retire(secret.state, run.systems.now()):
+        return None
+    managed = look_up(run.systems, secret, policy)
+    if policy.strategy == "single-user":
+        # Its password went when the new one came: what is left is the version.
+        return _retire_version(run, managed)
+    with locked(run.systems, managed) as (admin, _):
+        if run.systems.vault.current(secret.name).version != secret.version:
+            return None
+        with run.step("verify"):
+            # Nobody is locked out while the current credential does not log in.
+            verify_or_reconcile(run, managed, admin)
+        old = _other_user(managed, admin)
+        if old is not None:
+            sessions = admin.sessions(old)
+            if sessions and policy.waits_for_sessions:
+                write_log(logging.INFO, "retirement waits", secret=secret.name, user=old, sessions=len(sessions))
+                return None
+            if sessions:
+                run.warn(f"{len(sessions)} sessions of {old!r} were open when it was retired")
+            with run.step("retire"):
+                admin.lock_out(old)
+        return _retire_version(run, managed)
+
+
+def _retire_version(run: Invocation, managed: Managed) -> Outcome | None:
+    state = managed.secret.state
+    if state is None:
+        return None
+    with run.step("disable"):
+        _disable_old_versions(run.systems, managed.secret, state)
+        retired = dataclasses.replace(state, retired=run.systems.now())
+        write_state(run.systems, managed.secret, retired)
+    return run.outcome(managed, "resumed", "the old credential is retired", state=retired)
+
+
+def _other_user(managed: Managed, admin: AdminSession) -> str | None:
+    """Return the user that the current version does not name, if it is there and this secret's."""
+    role = admin.roles((managed.other_user,)).get(managed.other_user)
+    return role.name if role is not None and role.claimed_by == managed.identifier else None
+
+
+def _disable_old_versions(systems: Systems, secret: SecretVersion, state: RotationState) -> None:
+    """Disable the version of before, and those before it whose retirement a rotation overtook."""
+    by_version = {v.version: v for v in systems.vault.versions(secret.name)}
+    # Never the newest, whatever a tag says: a GET of the secret would then answer 403.
+    by_version.pop(secret.version, None)
+    old = state.from_version
+    while old is not None and (version := by_version.pop(old, None)) is not None:
+        if version.enabled:
+            systems.vault.disable(secret.name, old)
+        if version.state is None or version.state.retired is not None:
+            return
+        old = version.state.from_version

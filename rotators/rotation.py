@@ -1,0 +1,444 @@
+"""The flow: trigger -> decide -> create -> apply -> verify -> publish -> refresh -> Outcome."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from rotators.access import Managed, locked, look_up, look_up_again
+from rotators.airflow import RotatedConnection
+from rotators.connection_secret import ConnectionSecret
+from rotators.credential import Credential, new_password
+from rotators.databases import AdminSession, Role, UserSession
+from rotators.decision import NOT_MANAGED, Current, Resume, Rotate, Skip, Trigger, decide
+from rotators.errors import (
+    LoginRefusedError,
+    PermanentError,
+    PolicyError,
+    RotationError,
+    SecretFormatError,
+    TransientError,
+    UnfinishedError,
+)
+from rotators.journal import Invocation, report
+from rotators.outcome import AirflowReport, Outcome, Status, timestamp
+from rotators.permissions import check_user
+from rotators.policy import (
+    STATE_TAG,
+    AdminSelf,
+    PendingStep,
+    RotationPolicy,
+    RotationState,
+    next_tags,
+    read_policy,
+)
+from rotators.reconciliation import (
+    has_copied_state,
+    inherit_policy,
+    verify_or_reconcile,
+    version_before,
+    without_state,
+    write_state,
+)
+from rotators.retirement import revoke
+from rotators.systems import Systems
+from rotators.vault import SecretVersion
+
+
+def rotate(systems: Systems, trigger: Trigger) -> Outcome:
+    """Do what the trigger asks for, and return what was done.
+
+    Raise PermanentError when trying again would not help (it has been logged and published then), TransientError
+    when it may, and UnexpectedError for a fault of this program.
+    """
+    run = Invocation(systems, trigger)
+    try:
+        try:
+            outcome = _rotate(run)
+        except UnfinishedError as error:
+            # The new version is published and something failed after it: what a redelivery would do, but now.
+            run.warn(str(error))
+            run.trigger = dataclasses.replace(trigger, version=None)
+            outcome = _rotate(run)
+    except PermanentError as error:
+        report(systems, run.failed(error))
+        raise
+    except TransientError as error:
+        run.delayed(error)
+        raise
+    except Exception as error:  # noqa: BLE001 (its text and locals are not known to be free of secrets)
+        fault = run.fault(error)
+    else:
+        return report(systems, outcome)
+    raise fault
+
+
+def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision)
+    systems, trigger = run.systems, run.trigger
+    with run.step("read"):
+        secret, copied_state = _read(run)
+    decided = _decide(run, secret)
+    if isinstance(decided, Outcome):
+        return decided
+    policy, decision = decided
+    if isinstance(decision, Rotate) and (then := _made_earlier(run, secret)) is not None:
+        return run.skipped(then, policy, Skip("done", "with the same idempotency key, and another came after it"))
+    with run.step("look up"):
+        managed = look_up(systems, secret, policy)
+    with ExitStack() as session:
+        with run.step("lock"):
+            admin, logged_in_with = session.enter_context(locked(systems, managed))
+        # While this one waited for the lock, another may have rotated.
+        secret = systems.vault.current(trigger.secret)
+        if copied_state is not None and secret.tags.get(STATE_TAG) == copied_state:
+            secret = without_state(secret)
+        decided = _decide(run, secret)
+        if isinstance(decided, Outcome):
+            return decided
+        policy, decision = decided
+        managed = look_up_again(systems, secret, policy, managed)
+        if logged_in_with.credential != managed.connection.credential and isinstance(policy.admin, AdminSelf):
+            if trigger.dry_run:
+                return run.outcome(managed, "planned", "its password would be mended first", state=secret.state)
+            # Else the next rotation, were it killed too, would leave the password that works two versions behind.
+            verify_or_reconcile(run, managed, admin)
+        if isinstance(decision, Resume):
+            return _resume(run, managed, admin, decision)
+        if policy.strategy == "single-user":
+            return _rotate_single_user(run, managed, admin, decision)
+        return _rotate_alternating_users(run, managed, admin, decision)
+
+
+def _read(run: Invocation) -> tuple[SecretVersion, str | None]:
+    """Return the current version, and the state tag that it has only because a person copied it."""
+    secret = run.systems.vault.current(run.trigger.secret)
+    if run.trigger.kind != "new-version" or run.trigger.version != secret.version:
+        return secret, None
+    secret = inherit_policy(run.systems, secret)
+    if not has_copied_state(run.systems, secret):
+        return secret, None
+    return without_state(secret), secret.tags[STATE_TAG]
+
+
+def _decide(run: Invocation, secret: SecretVersion) -> tuple[RotationPolicy, Rotate | Resume] | Outcome:
+    policy = read_policy(secret.name, secret.tags, prefix=run.systems.settings.connections_prefix)
+    if policy is None:
+        return run.skipped(secret, policy, NOT_MANAGED)
+    decision = decide(run.trigger, current_of(secret), policy, run.systems.now())
+    return run.skipped(secret, policy, decision) if isinstance(decision, Skip) else (policy, decision)
+
+
+def current_of(secret: SecretVersion) -> Current:
+    return Current(secret.version, secret.created, secret.expires, secret.state)
+
+
+def _made_earlier(run: Invocation, current: SecretVersion) -> SecretVersion | None:
+    """Return the version, not the current one, that an earlier request with the same idempotency key made."""
+    if not run.trigger.is_repeatable:
+        return None
+    for version in run.systems.vault.versions(current.name):
+        state = version.state
+        if state is not None and (state.id, state.cause) == (run.trigger.id, "http"):
+            return version
+    return None
+
+
+# -- the two strategies ---------------------------------------------------------------------------------------
+
+
+def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
+    """Give the user that is not in use a new password, prove it, and make it the current one."""
+    name, policy, user = managed.secret.name, managed.policy, managed.other_user
+    if managed.connection.database is None:
+        raise SecretFormatError(
+            f"secret {name!r}: its connection names no database, so each of the two users would get one of its own "
+            "name; write the database into the secret"
+        )
+    new = _create(run, managed, user)
+    with run.step("inspect"):
+        roles = admin.roles(managed.pair)
+        for role in roles.values():
+            check_user(name, managed.identifier, role, admin.user)
+        _check_may_take_over(managed, user, roles)
+        sessions = admin.sessions(user) if user in roles else ()
+        if sessions and policy.waits_for_sessions and not run.trigger.revoke:
+            return run.skipped(managed.secret, policy, Skip("in use", _in_use(user, sessions)))
+        if sessions:
+            run.warn(_in_use(user, sessions))
+        is_claimed = managed.user in roles and roles[managed.user].claimed_by is not None
+        if not is_claimed:
+            _prove_ownership(managed)
+    if run.trigger.dry_run:
+        return _planned(run, managed, new, decision)
+    with run.step("apply"):
+        if not is_claimed:
+            admin.claim(managed.user, managed.identifier)
+        if user not in roles:
+            admin.create_second(managed.pair[0], new.connection.credential, claim=managed.identifier)
+        else:
+            if roles[user].claimed_by is None:
+                admin.claim(user, managed.identifier)
+            admin.set_password(new.connection.credential)
+    following = dataclasses.replace(managed, connection=new.connection)
+    with run.step("verify"):
+        run.warn(*managed.engine.verify(new.connection, secret=name, acts_as=following.acts_as))
+    with run.step("publish"):
+        admin.assert_locked(managed.identifier)
+        following = dataclasses.replace(following, secret=_publish(run, managed, new))
+    return _finish_if_newest(run, following, admin, decision)
+
+
+def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
+    """Change the one user's password in a transaction that commits when the new version is published."""
+    new = _create(run, managed, managed.user)
+    with run.step("inspect"):
+        is_claimed = _is_claimed_or_proven(managed, admin)
+    if run.trigger.dry_run:
+        return _planned(run, managed, new, decision)
+    published: SecretVersion | None = None
+    try:
+        with run.step("apply"):
+            if not is_claimed:
+                admin.claim(managed.user, managed.identifier)
+            with admin.transaction():
+                admin.set_password(new.connection.credential)
+                with run.step("publish"):
+                    admin.assert_locked(managed.identifier)
+                    published = _publish(run, managed, new)
+    except TransientError as error:
+        if published is None:
+            raise
+        raise UnfinishedError(f"published, but the database did not commit: {error}") from None
+    following = dataclasses.replace(managed, secret=published, connection=new.connection)
+    with run.step("verify"), _unfinished_on_failure():
+        verify_or_reconcile(run, following, admin)
+    return _finish_if_newest(run, following, admin, decision)
+
+
+def _is_claimed_or_proven(managed: Managed, admin: AdminSession) -> bool:
+    """Return whether the user carries this secret's mark; with `self` nothing is borrowed, and no mark needed."""
+    if isinstance(managed.policy.admin, AdminSelf):
+        return True
+    role = admin.roles((managed.user,)).get(managed.user)
+    if role is None:
+        raise LoginRefusedError(
+            f"secret {managed.secret.name!r}: user {managed.user!r} does not exist in the database; create it with "
+            "the password that the secret says"
+        )
+    check_user(managed.secret.name, managed.identifier, role, admin.user)
+    if role.claimed_by is None:
+        _prove_ownership(managed)
+    return role.claimed_by is not None
+
+
+def _check_may_take_over(managed: Managed, user: str, roles: Mapping[str, Role]) -> None:
+    """Raise PolicyError unless the user whose turn it is belongs to this secret, or may be created for it."""
+    name = managed.secret.name
+    first, second = managed.pair
+    if first not in roles:
+        raise PolicyError(
+            f"secret {name!r}: user {first!r}, the first of rotation-users, does not exist; name the user that owns "
+            "the tables first, then the one that takes turns with it"
+        )
+    if user not in roles or roles[user].claimed_by is not None:
+        return
+    if user == first:
+        # That the second is a member of it proves nothing: any user may be a member of another application's.
+        raise PolicyError(
+            f"secret {name!r}: user {first!r} is not known to belong to it; write a version with the credential of "
+            f"{first!r}, which proves it"
+        )
+    if first not in roles[user].member_of:
+        raise PolicyError(
+            f"secret {name!r}: user {second!r} exists already and is not known to belong to it; when the two are a "
+            f'pair, say so with GRANT "{first}" TO "{second}", else name another in rotation-users'
+        )
+
+
+def _prove_ownership(managed: Managed) -> None:
+    """At the first rotation the current credential must log in: whoever wrote the secret owns the user."""
+    try:
+        managed.engine.verify(managed.connection, secret=managed.secret.name)
+    except LoginRefusedError as error:
+        failure = LoginRefusedError(
+            f"{error}; before the first rotation the secret must hold a credential that logs in, which proves that "
+            "its writer owns the user"
+        )
+    else:
+        return
+    raise failure
+
+
+def _in_use(user: str, sessions: tuple[UserSession, ...]) -> str:
+    who = sorted({f"{s.application or 'unnamed'} at {s.address or 'a local socket'}" for s in sessions})
+    since = f" since {timestamp(sessions[0].since)}" if sessions[0].since else ""
+    return f"{len(sessions)} open sessions of {user!r}{since}: {', '.join(who[:5])}"
+
+
+# -- create and publish ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """What is going to be published."""
+
+    connection: ConnectionSecret
+    tags: Mapping[str, str]
+    state: RotationState
+    expires: datetime
+
+
+def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
+    now, policy = run.systems.now(), managed.policy
+    connection = managed.connection.with_credential(Credential(user, new_password()))
+    pending: list[PendingStep] = ["verify"] if policy.strategy == "single-user" else []
+    if run.systems.airflow is not None and policy.connection_id is not None:
+        pending.append("refresh")
+    state = RotationState(
+        id=run.trigger.id,
+        cause=run.cause,
+        by=run.trigger.by,
+        from_version=managed.secret.version,
+        at=now,
+        pending=tuple(pending),
+        retire_at=now if run.trigger.revoke else now + policy.grace,
+    )
+    tags = next_tags(managed.secret.name, managed.secret.tags, state, connection.tags())
+    return NewVersion(connection, tags, state, now + policy.validity)
+
+
+def _publish(run: Invocation, managed: Managed, new: NewVersion) -> SecretVersion:
+    return run.systems.vault.publish(managed.secret, new.connection.render(), tags=new.tags, expires=new.expires)
+
+
+def _planned(run: Invocation, managed: Managed, new: NewVersion, decision: Rotate) -> Outcome:
+    return dataclasses.replace(
+        run.outcome(managed, "planned", decision.reason, state=new.state),
+        version=None,
+        user=new.connection.credential.user,
+        expires_on=new.expires,
+    )
+
+
+# -- after a version is current -------------------------------------------------------------------------------
+
+
+def _resume(run: Invocation, managed: Managed, admin: AdminSession, decision: Resume) -> Outcome:
+    """Finish the current version; one that a person wrote gets its state first, so that this can be resumed too."""
+    if run.trigger.dry_run:
+        return run.outcome(managed, "planned", decision.reason, state=managed.secret.state)
+    if managed.secret.state is None:
+        managed = dataclasses.replace(managed, secret=_with_state(run, managed, decision))
+    if "verify" in decision.steps:
+        with run.step("verify"):
+            verify_or_reconcile(run, managed, admin)
+    return _finish(run, managed, admin, "resumed", decision.reason)
+
+
+def _with_state(run: Invocation, managed: Managed, decision: Resume) -> SecretVersion:
+    secret, now = managed.secret, run.systems.now()
+    before = version_before(run.systems, secret)
+    was_managed = before is not None and "rotation-strategy" in before.tags
+    state = RotationState(
+        id=run.trigger.id,
+        cause="reconcile",
+        by=run.trigger.by,
+        from_version=before.version if before else None,
+        at=now,
+        pending=decision.steps,
+        retire_at=now + managed.policy.grace if was_managed else None,
+    )
+    tags = next_tags(secret.name, secret.tags, state, {})
+    run.systems.vault.write_tags(secret.name, secret.version, tags)
+    return dataclasses.replace(secret, tags=tags)
+
+
+def _finish_if_newest(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
+    """Key Vault has no compare-and-set: when a person wrote a version in the same moment, theirs has to work."""
+    with run.step("check newest"), _unfinished_on_failure():
+        newest = run.systems.vault.current(managed.secret.name)
+        if newest.version != managed.secret.version:
+            policy = read_policy(newest.name, newest.tags, prefix=run.systems.settings.connections_prefix)
+            crossed = look_up_again(run.systems, newest, policy or managed.policy, managed)
+            verify_or_reconcile(run, crossed, admin)
+            if run.trigger.revoke:
+                raise TransientError("somebody else wrote a version in the same moment; revoking once more")
+            run.warn(f"version {newest.version}, written by somebody else in the same moment, is current now")
+            return run.outcome(managed, "rotated", decision.reason, state=managed.secret.state)
+    return _finish(run, managed, admin, "rotated", decision.reason)
+
+
+def _finish(run: Invocation, managed: Managed, admin: AdminSession, status: Status, reason: str) -> Outcome:
+    """Revoke what leaked, refresh Airflow, and note in the state what is done."""
+    state = managed.secret.state
+    if state is None:
+        raise UnfinishedError(f"secret {managed.secret.name!r}: its state tag was taken away meanwhile")
+    done = dataclasses.replace(state, pending=())
+    if state.revokes and state.retired is None:
+        with run.step("revoke"), _unfinished_on_failure():
+            revoke(run, managed, admin, state)
+        done = dataclasses.replace(done, retired=run.systems.now())
+    airflow: AirflowReport | None = None
+    if "refresh" in state.pending:
+        with run.step("refresh"):
+            airflow = _refresh(run, managed, state)
+        run.warn(*airflow.warnings)
+        if airflow.status in ("pending", "refused"):
+            done = dataclasses.replace(done, pending=("refresh",))
+    if done != state:
+        with run.step("note"):
+            try:
+                write_state(run.systems, managed.secret, done)
+            except RotationError as error:
+                run.warn(f"{error}; what is done could not be noted, so the sweep does it once more")
+    return run.outcome(managed, status, reason, state=done, airflow=airflow)
+
+
+def _refresh(run: Invocation, managed: Managed, state: RotationState) -> AirflowReport:
+    """Refresh; an Airflow that is down delays this and never undoes the rotation, so nothing is raised."""
+    rotated = rotated_connection(managed, state)
+    if run.systems.airflow is None or rotated is None:
+        return AirflowReport("none")
+    try:
+        return run.systems.airflow.refresh(rotated)
+    except TransientError as error:
+        return AirflowReport("pending", warnings=(str(error),))
+    except PermanentError as error:
+        return AirflowReport("refused", warnings=(str(error),))
+    except Exception as error:  # noqa: BLE001 (the rotation is done and has to be reported, whatever Airflow answered)
+        return AirflowReport("pending", warnings=(str(run.fault(error)),))
+
+
+def rotated_connection(managed: Managed, state: RotationState) -> RotatedConnection | None:
+    """Return what Airflow's module needs to know; None when Airflow has no part in this secret."""
+    if managed.policy.connection_id is None:
+        return None
+    connection = managed.connection
+    return RotatedConnection(
+        secret=managed.secret.name,
+        connection_id=managed.policy.connection_id,
+        engine=connection.engine,
+        hosts=tuple(address.host for address in connection.addresses),
+        ports=tuple(address.port for address in connection.addresses),
+        database=connection.database,
+        credential=connection.credential,
+        users=frozenset({managed.user} if managed.policy.strategy == "single-user" else managed.pair),
+        rotation_id=state.id,
+        version=managed.secret.version,
+        # `created` is cut to whole seconds; a try that began in that second may have read the version before.
+        published_at=managed.secret.created + timedelta(seconds=1),
+        dags=managed.policy.dags,
+    )
+
+
+@contextmanager
+def _unfinished_on_failure() -> Iterator[None]:
+    """Something transient after publishing: the rest can be resumed at once."""
+    try:
+        yield
+    except TransientError as error:
+        failure = UnfinishedError(f"published, and then: {error}", retry_after=error.retry_after)
+    else:
+        return
+    raise failure

@@ -1,0 +1,83 @@
+"""The outside world of a rotation, made from the settings once in a process."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from azure.core.credentials import TokenCredential
+from azure.core.exceptions import ClientAuthenticationError
+from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
+
+from rotators.airflow import Airflow
+from rotators.credential import Password
+from rotators.databases import Engine
+from rotators.databases.postgresql import PostgreSQLEngine
+from rotators.errors import TransientError
+from rotators.events import Topic
+from rotators.settings import Settings, read_settings
+from rotators.vault import Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Systems:
+    """Settings, clients, the clock, and `token`: a token of the managed identity for a scope."""
+
+    settings: Settings
+    vault: Vault
+    engines: Mapping[str, Engine]
+    airflow: Airflow | None
+    topic: Topic | None
+    now: Callable[[], datetime]
+    token: Callable[[str], Password]
+
+
+def connect(environ: Mapping[str, str] = os.environ) -> Systems:
+    """Return the systems that the app settings name; nothing is asked of them yet.
+
+    Raise SettingsError with every complaint when a setting is missing or wrong.
+    """
+    settings = read_settings(environ)
+    credential = _credential(settings)
+    vault = Vault(settings.vault_url, credential)
+
+    def token(scope: str) -> Password:
+        try:
+            return Password(credential.get_token(scope).token)
+        except ClientAuthenticationError:
+            failure = TransientError(f"the managed identity gave no token for {scope}; look at the app's identity")
+        raise failure
+
+    topic = None
+    if settings.topic_endpoint is not None:
+        topic = Topic(settings.topic_endpoint, settings.topic_key or credential)
+    return Systems(
+        settings=settings,
+        vault=vault,
+        engines={"postgresql": PostgreSQLEngine()},
+        airflow=Airflow(settings.airflow, _airflow_password(settings, vault, token)) if settings.airflow else None,
+        topic=topic,
+        now=lambda: datetime.now(UTC),
+        token=token,
+    )
+
+
+def _credential(settings: Settings) -> TokenCredential:
+    """In production one identity and no other: a chain could fall silently to another one.
+
+    `AZURE_TOKEN_CREDENTIALS`, azure-identity's own setting, names something else on a laptop (`dev`).
+    """
+    if settings.credential_name.lower() == "managedidentitycredential":
+        return ManagedIdentityCredential(client_id=settings.client_id)
+    return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
+
+
+def _airflow_password(settings: Settings, vault: Vault, token: Callable[[str], Password]) -> Callable[[], Password]:
+    """Return what is called at each login at Airflow, so that a changed password or token is noticed."""
+    if settings.airflow_secret is not None:
+        name = settings.airflow_secret
+        return lambda: vault.current(name).value
+    if settings.airflow_entra_scope is not None and settings.airflow is not None and settings.airflow.auth == "entra":
+        scope = settings.airflow_entra_scope
+        return lambda: token(scope)
+    return lambda: settings.airflow_password

@@ -1,0 +1,235 @@
+"""Key Vault: the secrets, their versions and their tags."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+from azure.core.credentials import TokenCredential
+from azure.core.exceptions import (
+    AzureError,
+    ClientAuthenticationError,
+    HttpResponseError,
+    ResourceNotFoundError,
+)
+from azure.core.pipeline import PipelineResponse
+from azure.core.pipeline.policies import RetryPolicy
+from azure.core.rest import HttpRequest, HttpResponse
+from azure.keyvault.secrets import KeyVaultSecret, SecretClient, SecretProperties
+
+from rotators.credential import Password
+from rotators.errors import (
+    PermanentError,
+    PolicyError,
+    SecretNotFoundError,
+    TransientError,
+    VaultRefusedError,
+)
+from rotators.policy import STATE_TAG, RotationState, read_state
+
+# A secret's value may have this many bytes.
+MAXIMUM_VALUE_BYTES = 25_600
+# Event Grid waits 30 s for an answer: rather give the event back than sleep through that.
+LONGEST_WAIT = timedelta(seconds=5)
+_CONNECTION_TIMEOUT_SECONDS = 5
+_READ_TIMEOUT_SECONDS = 15
+
+
+@dataclass(frozen=True, slots=True)
+class SecretVersion:
+    """A version of a secret. `version` is "" and `value` blank where a list of secrets is read."""
+
+    name: str
+    version: str
+    value: Password = field(repr=False)
+    tags: Mapping[str, str]
+    content_type: str | None
+    enabled: bool
+    created: datetime
+    expires: datetime | None
+
+    @property
+    def state(self) -> RotationState | None:
+        return read_state(self.tags)
+
+
+class Vault:
+    """The one vault of this app.
+
+    Every method raises TransientError when Key Vault cannot be reached or is busy, SecretNotFoundError when
+    there is no such secret, and VaultRefusedError when Key Vault says no.
+    """
+
+    def __init__(self, url: str, credential: TokenCredential) -> None:
+        self.url = url.rstrip("/")
+        self._client = SecretClient(
+            self.url,
+            credential,
+            retry_policy=_BoundedRetry(retry_total=3),
+            connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
+            read_timeout=_READ_TIMEOUT_SECONDS,
+        )
+
+    def close(self) -> None:
+        """End the connections."""
+        self._client.close()
+
+    def identifier(self, name: str) -> str:
+        """Return what names a secret in the world: `https://<vault>/secrets/<name>`, in lower case."""
+        return f"{self.url}/secrets/{name}".lower()
+
+    def owns(self, secret_url: str) -> bool:
+        """Whether an identifier that an event carries is of this vault."""
+        try:
+            return _netloc(secret_url) == _netloc(self.url)
+        except ValueError:
+            return False
+
+    def current(self, name: str) -> SecretVersion:
+        """Return the newest version."""
+        return _version(_calling(f"secret {name!r}", lambda: self._client.get_secret(name)))
+
+    def version(self, name: str, version: str) -> SecretVersion:
+        return _version(_calling(f"secret {name!r}", lambda: self._client.get_secret(name, version)))
+
+    def versions(self, name: str) -> list[SecretVersion]:
+        """Return all versions without their values, newest first as far as `created` (whole seconds) tells."""
+        listed = _calling(f"secret {name!r}", lambda: list(self._client.list_properties_of_secret_versions(name)))
+        return sorted((_version(p) for p in listed), key=lambda v: v.created, reverse=True)
+
+    def secrets(self) -> Iterator[SecretVersion]:
+        """Yield every secret with the tags of its newest version: no values, 25 to a request."""
+        pages = self._client.list_properties_of_secrets().by_page()
+        while (page := _calling("the list of secrets", lambda: next(pages, None))) is not None:
+            for properties in page:
+                yield _version(properties)
+
+    def check(self) -> None:
+        """One page of the list: the vault answers and lets us read."""
+        _calling("the list of secrets", lambda: next(self.secrets(), None))
+
+    def publish(
+        self, before: SecretVersion, value: Password, *, tags: Mapping[str, str], expires: datetime
+    ) -> SecretVersion:
+        """Write a new version and return it. `tags` hold the state whose id tells it from any other.
+
+        Key Vault has no compare-and-set and azure-core repeats a PUT whose answer was lost, which makes two
+        versions. So it is sent once, and on any doubt the newest version is read back.
+
+        Raise TransientError if no version of ours is there; then none will be current later, but for an
+        answer so late that the read overtook the write.
+        """
+        if len(value.reveal().encode()) > MAXIMUM_VALUE_BYTES:
+            raise PolicyError(f"secret {before.name!r}: the new value would have more than {MAXIMUM_VALUE_BYTES} bytes")
+        try:
+            return _calling(
+                f"secret {before.name!r}",
+                lambda: _version(
+                    self._client.set_secret(
+                        before.name,
+                        value.reveal(),
+                        tags=dict(tags),
+                        content_type=before.content_type,
+                        expires_on=expires,
+                        retry_total=0,
+                    )
+                ),
+            )
+        except TransientError:
+            newest = self.current(before.name)
+            if newest.tags.get(STATE_TAG) == tags[STATE_TAG] and newest.version != before.version:
+                return newest
+            raise
+
+    def write_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
+        """Replace the tags of a version."""
+        _calling(
+            f"secret {name!r}",
+            lambda: self._client.update_secret_properties(name, version, tags=dict(tags)),
+        )
+
+    def disable(self, name: str, version: str) -> None:
+        """Disable an old version. Never the newest: a GET of the secret would then answer 403."""
+        _calling(
+            f"secret {name!r}",
+            lambda: self._client.update_secret_properties(name, version, enabled=False),
+        )
+
+
+class _BoundedRetry(RetryPolicy[HttpRequest, HttpResponse]):
+    """Retries as azure-core does, but gives up where the service asks for a longer wait than an event has."""
+
+    def is_retry(self, settings: dict[str, Any], response: PipelineResponse[Any, Any]) -> bool:
+        wait = self.get_retry_after(response) or 0
+        return wait <= LONGEST_WAIT.total_seconds() and bool(super().is_retry(settings, response))
+
+
+def _calling[T](what: str, call: Callable[[], T]) -> T:
+    """Return what `call` returns; raise our error for the SDK's, which holds the request and so the value."""
+    try:
+        return call()
+    except AzureError as error:
+        failure = _translate(what, error)
+    raise failure
+
+
+def _translate(what: str, error: AzureError) -> PermanentError | TransientError:
+    if isinstance(error, ResourceNotFoundError):
+        return SecretNotFoundError(f"{what} was not found in the key vault; look for it among the deleted ones")
+    if isinstance(error, HttpResponseError) and error.status_code is not None:
+        return _translate_answer(what, error, error.status_code)
+    if isinstance(error, ClientAuthenticationError):
+        # CredentialUnavailableError included: its text blames the configuration also when the managed identity
+        # only failed for a moment, and msal repeats that answer for 5 s without asking again.
+        return TransientError(
+            f"{what}: the managed identity gave no token for Key Vault; if this lasts, check that the identity is "
+            "assigned to the app and that AZURE_CLIENT_ID is its client id"
+        )
+    return TransientError(f"{what}: Key Vault cannot be reached ({type(error).__name__})")
+
+
+def _translate_answer(what: str, error: HttpResponseError, status: int) -> PermanentError | TransientError:
+    code = error.error.code if error.error else None
+    inner = (getattr(error.error, "innererror", None) or {}).get("code") if error.error else None
+    if status == 401:  # noqa: PLR2004 (HTTP)
+        return TransientError(f"{what}: Key Vault does not take the managed identity's token (401)")
+    if inner == "SecretDisabled":
+        return PolicyError(
+            f"{what}: its newest version is disabled, so nobody can read it; enable that version or write a new one"
+        )
+    if status == 403:  # noqa: PLR2004 (HTTP)
+        return VaultRefusedError(
+            f"{what}: Key Vault says {inner or code or 'Forbidden'} (403); give the app's identity get, set, update "
+            "and list on secrets (a new role assignment needs some minutes), and let it through the firewall"
+        )
+    if status == 429 or status >= 500:  # noqa: PLR2004 (HTTP)
+        return TransientError(f"{what}: Key Vault is busy or failing ({status})", retry_after=_retry_after(error))
+    if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
+        return TransientError(f"{what}: Key Vault says {inner} (409)")
+    return VaultRefusedError(f"{what}: Key Vault says {inner or code or 'no'} ({status})")
+
+
+def _retry_after(error: HttpResponseError) -> timedelta:
+    value = getattr(error.response, "headers", {}).get("Retry-After", "")
+    return timedelta(seconds=int(value)) if value.isdigit() else timedelta(seconds=10)
+
+
+def _version(secret: KeyVaultSecret | SecretProperties) -> SecretVersion:
+    properties = secret.properties if isinstance(secret, KeyVaultSecret) else secret
+    value = secret.value if isinstance(secret, KeyVaultSecret) else None
+    return SecretVersion(
+        name=properties.name or "",
+        version=properties.version or "",
+        value=Password(value or ""),
+        tags=properties.tags or {},
+        content_type=properties.content_type,
+        enabled=properties.enabled is not False,
+        created=properties.created_on or datetime.fromtimestamp(0, UTC),
+        expires=properties.expires_on,
+    )
+
+
+def _netloc(url: str) -> tuple[str, int]:
+    parts = urlsplit(url.strip())
+    return (parts.hostname or "").lower(), parts.port or 443

@@ -1,0 +1,482 @@
+"""A real Airflow after a rotation: what failed on the old credential runs again, and nothing else is touched.
+
+Most tests look at one night: runs of many DAGs have failed, then the credentials were rotated and Airflow refreshed.
+"""
+
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from rotators.airflow import Airflow, AirflowAccess, RotatedConnection
+from rotators.credential import Credential, Password
+from rotators.errors import AirflowRefusedError, TransientError
+from rotators.outcome import AirflowReport
+from sandbox.airflow_server import DAGS, AirflowServer
+from sandbox.key_vault import KeyVault
+from sandbox.postgresql import HOST, PostgreSQL
+
+pytestmark = pytest.mark.timeout(600)
+
+Task = tuple[str, int]
+
+# A DAG whose file is deleted while its failed run waits for a retry.
+GONE = """
+from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import dag, task
+
+
+@dag(schedule=None)
+def gone():
+    @task
+    def warehouse():
+        PostgresHook("warehouse").get_first("SELECT 1")
+
+    warehouse()
+
+
+gone()
+"""
+
+
+@dataclass(frozen=True)
+class World:
+    """A warehouse whose users take turns, a lake with one user, and somebody else's database, all on one server."""
+
+    postgresql: PostgreSQL
+    vault: KeyVault
+    server: AirflowServer
+    dags: Path
+
+    def airflow(
+        self,
+        *,
+        username: str = "admin",
+        password: Callable[[], Password] | None = None,
+        max_examined: int = 2000,
+        **access: object,
+    ) -> Airflow:
+        default = AirflowAccess(self.server.url, "password", username, "clear", timedelta(hours=1), max_examined)
+        return Airflow(
+            dataclasses.replace(default, **access),  # type: ignore[arg-type]
+            password or (lambda: Password(self.server.password)),
+        )
+
+    def rotated(self, connection_id: str, user: str, *users: str, rotation_id: str = "night") -> RotatedConnection:
+        return RotatedConnection(
+            secret=f"airflow-connections-{connection_id}",
+            connection_id=connection_id,
+            engine="postgresql",
+            hosts=(HOST,),
+            ports=(self.postgresql.port,),
+            database="postgres",
+            credential=Credential(user, Password(f"right-for-{user}")),
+            users=frozenset({user, *users}),
+            rotation_id=rotation_id,
+            version="1",
+            published_at=datetime.now(UTC),
+            dags=(),
+        )
+
+    def publish(self, connection_id: str, user: str, password: str | None = None) -> None:
+        dsn = self.postgresql.dsn(user, password or f"right-for-{user}")
+        self.vault.put(f"airflow-connections-{connection_id}", dsn)
+
+    def copy(self, login: str, **fields: object) -> Mapping[str, object]:
+        """Return the fields of a copy of the warehouse's connection in the metastore."""
+        address = {"host": HOST, "port": self.postgresql.port, "schema": "postgres"}
+        return {**address, "login": login, "password": "an-old-password", "conn_type": "postgres", **fields}
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("airflow")
+    dags = folder / "dags"
+    shutil.copytree(DAGS, dags)
+    (dags / "gone.py").write_text(GONE)
+    with PostgreSQL() as postgresql, KeyVault(folder) as vault:
+        for user in ("app", "app_alt", "lake"):
+            postgresql.create_user(user, f"right-for-{user}")
+        with AirflowServer(vault_url=vault.url, environment=vault.environment(), dags=dags) as server:
+            yield World(postgresql, vault, server, dags)
+
+
+@dataclass
+class Night:
+    """Runs that failed on an old credential or for another reason, and what the refresh after it did."""
+
+    world: World
+    runs: dict[str, str]
+    warehouse: RotatedConnection
+    lake: RotatedConnection
+    before: dict[str, dict[Task, str | None]] = field(default_factory=dict)
+    only_sql: AirflowReport = field(default_factory=lambda: AirflowReport("none"))
+    limited: AirflowReport = field(default_factory=lambda: AirflowReport("none"))
+    reports: dict[str, AirflowReport] = field(default_factory=dict)
+
+    def states(self, dag: str) -> dict[Task, str | None]:
+        return self.world.server.states(dag.partition("#")[0], self.runs[dag])
+
+    def end(self, dag: str) -> str:
+        """Wait until the run of this DAG is over."""
+        return self.world.server.wait(dag.partition("#")[0], self.runs[dag])
+
+    def tries(self, dag: str) -> dict[Task, int]:
+        tasks = self.world.server.tasks(dag.partition("#")[0], self.runs[dag])
+        return {(t["task_id"], t["map_index"]): t["try_number"] for t in tasks}
+
+    def note(self, dag: str, task: str, map_index: int = -1) -> str | None:
+        note = self.world.server.task(dag.partition("#")[0], self.runs[dag], task, map_index)["note"]
+        return None if note is None else str(note)
+
+    def retried(self, dag: str) -> tuple[Task, ...]:
+        """Return what the report says of this DAG's run."""
+        report = self.reports[self.warehouse.secret]
+        return next((run.tasks for run in report.retried if run.dag_run_id == self.runs[dag]), ())
+
+    def warning(self, dag: str) -> str:
+        warnings = self.reports[self.warehouse.secret].warnings
+        return next((warning for warning in warnings if self.runs[dag] in warning), "")
+
+
+UNFINISHED = ("is_retried", "still_runs")
+
+
+@pytest.fixture(scope="session")
+def night(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
+    server = world.server
+    go_on = tmp_path_factory.mktemp("night") / "go on"
+    psql = f'psql: error: connection to server at "{HOST}", port {world.postgresql.port} failed: FATAL:  '
+    conf = {"text": f'{psql}password authentication failed for user "app"', "file": str(go_on)}
+    world.publish("warehouse", "app", "wrong")
+    world.publish("lake", "lake", "wrong")
+    world.publish("elsewhere", "app_alt", "wrong")
+    dags = [
+        "gone", "is_paused", "queries_warehouse", "warehouse_report", "warehouse_report#with a note", "has_a_bug",
+        "is_mapped", "has_setup_and_teardown", "is_shell", "is_retried", "succeeds_all_the_same", "fails_fast",
+        "reads_lake", "reads_elsewhere", "still_runs",
+    ]  # fmt: skip
+    runs = {dag: server.trigger(dag.partition("#")[0], conf) for dag in dags}
+    assert server.wait("gone", runs["gone"]) == "failed"
+    (world.dags / "gone.py").unlink()
+    for dag in dags:
+        if dag not in UNFINISHED:
+            server.wait(dag.partition("#")[0], runs[dag])
+    server.wait_for_task("is_retried", runs["is_retried"], "patient", "up_for_retry")
+    server.wait_for_task("still_runs", runs["still_runs"], "report", "upstream_failed")
+    server.wait_for_task("still_runs", runs["still_runs"], "busy", "running")
+    server.set_note("warehouse_report", runs["warehouse_report#with a note"], "extract", "Ask Ada before a retry")
+    server.call("PATCH", "dags/is_paused", {"is_paused": True}, update_mask="is_paused")
+    server.wait_until(lambda: server.call("GET", "dags/gone")["is_stale"])
+
+    world.publish("warehouse", "app_alt")
+    world.publish("lake", "lake")
+    night = Night(world, runs, world.rotated("warehouse", "app_alt", "app"), world.rotated("lake", "lake"))
+    night.before = {dag: night.states(dag) for dag in dags}
+    stranger = dataclasses.replace(night.warehouse, users=frozenset({"stranger"}))
+    night.limited = world.airflow(max_examined=2).retry_failed([stranger])[stranger.secret]
+    airflow = world.airflow()
+    only_sql = dataclasses.replace(night.warehouse, dags=("no_such_dag", "tag:sql"))
+    night.only_sql = airflow.retry_failed([only_sql])[only_sql.secret]
+    night.reports = airflow.retry_failed([night.warehouse, night.lake])
+    yield night
+    go_on.touch()
+
+
+def test_failed_run_ends_in_success(night: Night) -> None:
+    """A task that failed on the old credential runs again, and so does what waited for it in vain (P5)."""
+    assert night.before["warehouse_report"] == {("extract", -1): "failed", ("publish", -1): "upstream_failed"}
+    assert night.retried("warehouse_report") == (("extract", -1), ("publish", -1))
+    assert night.end("warehouse_report") == "success"
+    assert night.reports[night.warehouse.secret].status == "healed"
+
+
+def test_note_says_why_a_task_runs_again(night: Night) -> None:
+    """Who looks at a retried task finds the rotation that did it."""
+    assert night.note("warehouse_report", "extract") == night.warehouse.note
+    assert "night" in night.warehouse.note
+
+
+def test_note_of_a_person_is_kept(night: Night) -> None:
+    """A task with a person's note is retried, and the note stays (P5)."""
+    assert night.retried("warehouse_report#with a note") == (("extract", -1), ("publish", -1))
+    assert night.end("warehouse_report#with a note") == "success"
+    assert night.note("warehouse_report#with a note", "extract") == "Ask Ada before a retry"
+
+
+def test_operator_with_a_rendered_connection_is_retried(night: Night) -> None:
+    """What an operator of common-sql asks fails and heals like any other."""
+    assert night.end("queries_warehouse") == "success"
+
+
+def test_search_keeps_to_the_dags_of_the_policy(night: Night) -> None:
+    """With `airflow-dags` only the DAGs that it names, by id or by tag, are looked at (P5)."""
+    assert [run.dag_id for run in night.only_sql.retried] == ["queries_warehouse"]
+    assert night.only_sql.examined == 1
+
+
+def test_bug_is_left_alone(night: Night) -> None:
+    """What failed for another reason stays failed, though the text of a refused login is in its log (P5)."""
+    assert night.retried("has_a_bug") == (("wrap", -1),)
+    night.world.server.wait_for_task("has_a_bug", night.runs["has_a_bug"], "wrap", "success")
+    states, tries = night.states("has_a_bug"), night.tries("has_a_bug")
+    for task in ("print_and_divide", "handle_and_divide", "conceal", "leave"):
+        assert states[task, -1] == "failed"
+        assert tries[task, -1] == 1
+
+
+def test_handled_and_hidden_refusals_are_suspected(night: Night) -> None:
+    """A refused login that the error of the task does not show is reported and not retried (P5)."""
+    suspected = {(t.dag_id, t.task_id) for t in night.reports[night.warehouse.secret].suspected}
+    assert suspected == {("has_a_bug", "handle_and_divide"), ("is_shell", "psql")}
+    assert night.states("is_shell") == night.before["is_shell"]
+
+
+def test_task_without_an_error_is_unknown(night: Night) -> None:
+    """A log without an error may still be on its way: the task is looked at again by the next sweep."""
+    unknown = {(t.dag_id, t.task_id) for t in night.reports[night.warehouse.secret].unknown}
+    assert unknown == {("has_a_bug", "leave")}
+
+
+def test_another_connection_is_left_alone(night: Night) -> None:
+    """A wrong password of another connection is not our affair, even with a user of ours in the same server (P5)."""
+    assert night.retried("reads_elsewhere") == ()
+    assert night.states("reads_elsewhere") == night.before["reads_elsewhere"]
+    assert set(night.tries("reads_elsewhere").values()) <= {0, 1}
+
+
+def test_mapped_task_is_retried_by_index(night: Night) -> None:
+    """Of a mapped task only the index that failed on the credential runs again (P5)."""
+    assert night.retried("is_mapped") == (("reduce", -1), ("work", 1))
+    assert night.end("is_mapped") == "failed"
+    states, tries = night.states("is_mapped"), night.tries("is_mapped")
+    assert [states["work", index] for index in range(3)] == ["success", "success", "failed"]
+    assert [tries["work", index] for index in range(3)] == [1, 2, 1]
+    assert states["reduce", -1] == "upstream_failed"
+
+
+def test_setup_and_teardown_run_with_their_task(night: Night) -> None:
+    """A task that runs again has its setup before it and its teardown behind it."""
+    assert night.retried("has_setup_and_teardown") == (("create", -1), ("drop", -1), ("warehouse", -1))
+    assert night.end("has_setup_and_teardown") == "success"
+    assert set(night.tries("has_setup_and_teardown").values()) == {2}
+
+
+def test_running_task_is_not_disturbed(night: Night) -> None:
+    """In a run that still goes on, the failed task is retried and the running one is left to it (P5)."""
+    run = night.runs["still_runs"]
+    assert night.retried("still_runs") == (("report", -1), ("warehouse", -1))
+    assert night.world.server.wait_for_task("still_runs", run, "report", "success", "failed") == "success"
+    assert night.states("still_runs")["busy", -1] == "running"
+    assert night.tries("still_runs")["busy", -1] == 1
+
+
+def test_task_that_retries_by_itself_is_left_to_it(night: Night) -> None:
+    """`up_for_retry` keeps the delay that its author chose (P5)."""
+    assert night.retried("is_retried") == ()
+    assert night.states("is_retried") == {("patient", -1): "up_for_retry"}
+
+
+def test_failed_task_in_a_successful_run_is_retried(night: Night) -> None:
+    """The state of the task counts, not that of its run."""
+    assert night.before["succeeds_all_the_same"]["last", -1] == "success"
+    assert night.retried("succeeds_all_the_same") == (("warehouse", -1),)
+    assert night.end("succeeds_all_the_same") == "success"
+
+
+def test_what_fail_fast_skipped_is_reported(night: Night) -> None:
+    """The tasks that a fail_fast DAG skipped do not run again by themselves: a warning says so."""
+    assert night.before["fails_fast"]["later", -1] == "skipped"
+    assert night.retried("fails_fast") == (("warehouse", -1),)
+    assert "fail_fast" in night.warning("fails_fast")
+
+
+def test_paused_dag_is_reported(night: Night) -> None:
+    """The run of a paused DAG waits until somebody unpauses it: a warning says so."""
+    assert night.retried("is_paused") == (("warehouse", -1),)
+    assert "paused" in night.warning("is_paused")
+
+
+def test_run_of_a_dag_that_is_gone_is_reported(night: Night) -> None:
+    """A run whose DAG file was deleted would wait for ever: it is left as it is, and a warning says so (P5)."""
+    assert night.retried("gone") == ()
+    assert "gone" in night.warning("gone")
+    assert night.states("gone") == {("warehouse", -1): "failed"}
+
+
+def test_one_search_serves_two_secrets(night: Night) -> None:
+    """Each secret of a sweep has its own tasks retried, and all logs are read once."""
+    lake = night.reports[night.lake.secret]
+    assert [run.dag_id for run in lake.retried] == ["reads_lake"]
+    assert lake.examined == night.reports[night.warehouse.secret].examined
+    assert night.end("reads_lake") == "success"
+
+
+def test_limit_of_examined_tasks_is_reported(night: Night) -> None:
+    """When there are more failed tasks than may be examined, the report says so."""
+    assert night.limited.examined == 2
+    assert "AIRFLOW_MAX_EXAMINED" in night.limited.warnings[0]
+
+
+def test_refresh_again_changes_nothing(night: Night) -> None:
+    """A refresh that is done twice clears nothing the second time (P5)."""
+    for dag in night.runs:
+        if dag not in (*UNFINISHED, "is_paused", "gone"):
+            night.end(dag)
+    before = {dag: night.tries(dag) for dag in night.runs}
+    report = night.world.airflow().refresh(night.warehouse)
+    assert report.retried == ()
+    assert report.connection == "absent"
+    assert {dag: night.tries(dag) for dag in night.runs} == before
+
+
+# -- copies in the metastore ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def warehouse(world: World) -> Iterator[RotatedConnection]:
+    yield world.rotated("warehouse", "app_alt", "app", rotation_id="morning")
+    world.server.delete_connection("warehouse")
+
+
+def test_stale_copy_is_cleared(world: World, warehouse: RotatedConnection) -> None:
+    """A copy with an old login is what Airflow falls back to when the vault fails: it is deleted (P5)."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    assert world.airflow().refresh(warehouse).connection == "cleared"
+    assert world.server.connection("warehouse") is None
+
+
+def test_stale_copy_is_updated(world: World, warehouse: RotatedConnection) -> None:
+    """With `update` the copy gets the new login and keeps everything else."""
+    world.server.create_connection("warehouse", **world.copy("app", extra='{"sslmode": "prefer"}'))
+    before = world.server.connection("warehouse")
+    assert before is not None
+    airflow = world.airflow(connections="update")
+    assert airflow.refresh(warehouse).connection == "updated"
+    assert world.server.connection("warehouse") == before | {"login": "app_alt"}
+    world.vault.delete(warehouse.secret)
+    try:
+        # Nothing but the copy says how to log in now: that its password is the new one is seen by using it.
+        assert world.server.wait("queries_warehouse", world.server.trigger("queries_warehouse")) == "success"
+    finally:
+        world.publish("warehouse", "app_alt")
+
+
+def test_copy_is_kept_on_demand(world: World, warehouse: RotatedConnection) -> None:
+    """With `keep` a copy is seen and left alone; who may not even see it is not troubled."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    before = world.server.connection("warehouse")
+    assert world.airflow(connections="keep").refresh(warehouse).connection == "kept"
+    report = world.airflow(connections="keep", username="user").refresh(warehouse)
+    assert (report.status, report.connection) == ("healed", None)
+    assert world.server.connection("warehouse") == before
+
+
+def test_copy_with_an_underscore_is_one_too(world: World) -> None:
+    """Airflow's backend reads `my_db` from the secret `my-db`: a copy under either name is cleared."""
+    world.server.create_connection("my_db", **world.copy("app"))
+    world.server.create_connection("my_db_2", **world.copy("app"))
+    assert world.airflow().refresh(world.rotated("my-db", "app_alt", "app")).connection == "cleared"
+    assert world.server.connection("my_db") is None
+    assert world.server.connection("my_db_2") is not None
+
+
+@pytest.mark.parametrize(
+    ("what", "fields"),
+    [
+        ("type", {"conn_type": "mysql"}),
+        ("host", {"host": "elsewhere.example.com"}),
+        ("port", {"port": 1}),
+        ("schema", {"schema": "another"}),
+        ("login", {"login": "stranger"}),
+        ("login", {"login": None}),
+    ],
+)
+def test_connection_that_is_not_a_copy_is_never_touched(
+    world: World, warehouse: RotatedConnection, what: str, fields: Mapping[str, object]
+) -> None:
+    """A connection of the same name that leads elsewhere belongs to somebody: it is reported (P5)."""
+    world.server.create_connection("warehouse", **{**world.copy("app"), **fields})
+    before = world.server.connection("warehouse")
+    for connections in ("clear", "update", "keep"):
+        report = world.airflow(connections=connections).refresh(warehouse)
+        assert report.connection == "different"
+        assert what in report.warnings[0]
+    assert world.server.connection("warehouse") == before
+
+
+def test_task_that_used_a_stale_copy_is_retried_once(world: World, warehouse: RotatedConnection) -> None:
+    """A try that began after the rotation with the old user had a stale copy: it is retried, but not for ever (P5)."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    outage = world.vault.deny("getSecret", "airflow-connections-warehouse")
+    keeping, clearing = world.airflow(connections="keep"), world.airflow(connections="clear")
+    try:
+        run = world.server.trigger("queries_warehouse")
+        assert world.server.wait("queries_warehouse", run) == "failed"
+        assert [r.dag_run_id for r in keeping.refresh(warehouse).retried] == [run]
+        assert world.server.wait("queries_warehouse", run) == "failed"
+        again = keeping.retry_failed([warehouse])[warehouse.secret]
+        assert again.retried == ()
+        assert [task.dag_run_id for task in again.suspected if task.dag_id == "queries_warehouse"] == [run]
+    finally:
+        outage.remove()
+    # The next rotation clears the copy, and has not retried it yet.
+    report = clearing.refresh(dataclasses.replace(warehouse, rotation_id="noon"))
+    assert report.connection == "cleared"
+    assert [r.dag_run_id for r in report.retried] == [run]
+    assert world.server.wait("queries_warehouse", run) == "success"
+
+
+# -- who may do what ------------------------------------------------------------------------------------------
+
+
+def test_healthy_airflow_passes_the_check(world: World) -> None:
+    """The health check logs in and looks at a task."""
+    world.airflow().check()
+
+
+def test_wrong_airflow_password_is_refused(world: World, warehouse: RotatedConnection) -> None:
+    """Airflow's refusal says which settings to look at, and shows no password (P3, P7)."""
+    airflow = world.airflow(password=lambda: Password("not-the-password"))
+    with pytest.raises(AirflowRefusedError, match="AIRFLOW_USERNAME") as refusal:
+        airflow.refresh(warehouse)
+    assert "not-the-password" not in str(refusal.value)
+    assert refusal.value.__cause__ is refusal.value.__context__ is None
+
+
+def test_airflow_that_is_down_is_transient(world: World, warehouse: RotatedConnection) -> None:
+    """An Airflow that does not answer delays the refresh (P5)."""
+    port = urlsplit(world.server.url).port
+    airflow = world.airflow(url=world.server.url.replace(str(port), "9"))
+    with pytest.raises(TransientError, match="Airflow") as failure:
+        airflow.refresh(warehouse)
+    assert failure.value.__cause__ is failure.value.__context__ is None
+    with pytest.raises(TransientError):
+        airflow.check()
+
+
+def test_viewer_is_told_what_is_missing(world: World, warehouse: RotatedConnection) -> None:
+    """A user without rights gets a report that names them; nothing is cleared (P7)."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    report = world.airflow(username="viewer").refresh(warehouse)
+    assert (report.status, report.connection) == ("refused", None)
+    assert "can_delete on Connections" in report.warnings[0]
+    assert world.server.connection("warehouse") is not None
+
+
+def test_token_is_renewed_once(world: World) -> None:
+    """A token that Airflow takes no longer is fetched again, once (`entra`)."""
+    tokens = iter([Password("expired"), Password(world.server.token())])
+    world.airflow(auth="entra", password=lambda: next(tokens)).check()
+    assert next(tokens, None) is None
+
+
+def test_rejected_token_is_refused(world: World) -> None:
+    """A token that was given, and that Airflow does not take, is for a person to replace (P7)."""
+    with pytest.raises(AirflowRefusedError, match="AIRFLOW_TOKEN"):
+        world.airflow(auth="token", password=lambda: Password("malformed")).check()

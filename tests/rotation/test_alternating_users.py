@@ -1,0 +1,185 @@
+"""Two users take turns: on real PostgreSQL and the Key Vault stand-in, through the program's own wiring."""
+
+from datetime import timedelta
+
+import psycopg
+import pytest
+
+from rotators.dispatch import deliver, sweep
+from rotators.errors import PolicyError
+from rotators.policy import read_state
+from rotators.rotation import rotate
+from tests.world import World, logs_in, user_of
+
+
+def test_a_near_expiry_event_makes_a_second_user_and_a_version_that_logs_in(here: World) -> None:
+    """P1: the new version logs in, and the credential of before still does."""
+    name = here.alternating()
+    before = here.value(name)
+    here.make_due()
+    deliver(here.systems, here.near_expiry(name))
+    assert here.user_of(name) == user_of(before) + "_alt"
+    assert here.logs_in(name)
+    assert logs_in(before)
+    assert len(here.versions(name)) == 2
+
+
+def test_the_second_rotation_returns_to_the_first_user(here: World) -> None:
+    """P1: each rotation changes the user that nobody uses."""
+    name = here.alternating()
+    first = here.user_of(name)
+    for expected in (f"{first}_alt", first, f"{first}_alt"):
+        here.make_due()
+        rotate(here.systems, here.trigger(name, "sweep"))
+        assert here.user_of(name) == expected
+        assert here.logs_in(name)
+
+
+def test_the_second_user_acts_as_the_first(here: World) -> None:
+    """What the second creates belongs to the first, so that both may change it."""
+    name = here.alternating()
+    first = here.user_of(name)
+    rotate(here.systems, here.trigger(name))
+    with psycopg.connect(here.value(name)) as session:
+        session.execute("CREATE TABLE made_by_second (id int)")
+        owner = session.execute("SELECT tableowner FROM pg_tables WHERE tablename = 'made_by_second'").fetchone()
+    assert owner == (first,)
+
+
+def test_one_event_makes_one_version_however_often_it_comes(here: World) -> None:
+    """P4: at least once means more than once."""
+    name = here.alternating()
+    here.make_due()
+    event = here.near_expiry(name)
+    for _ in range(3):
+        deliver(here.systems, event)
+    assert len(here.versions(name)) == 2
+
+
+def test_the_state_tells_what_was_done_and_why(here: World) -> None:
+    name = here.alternating()
+    old = here.vault.current(name).version
+    here.make_due()
+    deliver(here.systems, here.near_expiry(name, event_id="event-1"))
+    state = read_state(here.tags(name))
+    assert state is not None
+    assert (state.id, state.cause, state.from_version, state.pending) == ("event-1", "near-expiry", old, ())
+    assert state.retire_at == state.at + timedelta(hours=24)
+
+
+def test_a_rotation_takes_two_logins_and_five_requests(here: World) -> None:
+    """Speed and size, as the issue says: alternating users, after the first one, nothing pending."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    here.make_due()
+    requests, log = len(here.vault.requests), len(here.server.log())
+    rotate(here.systems, here.trigger(name))
+    assert len(here.vault.requests_since(requests)) == 5
+    assert here.server.log()[log:].count("connection authenticated") == 2
+
+
+def test_the_old_credential_is_retired_after_its_grace(here: World) -> None:
+    """P2: the sweep locks the old user out and disables its version, never the newest."""
+    name = here.alternating()
+    before = here.value(name)
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=23))
+    sweep(here.app(topic=None).systems)
+    assert logs_in(before)
+    here.clock.advance(timedelta(hours=2))
+    sweep(here.app(topic=None).systems)
+    assert not logs_in(before)
+    assert here.logs_in(name)
+    assert [version.enabled for version in here.versions(name)] == [False, True]
+    state = read_state(here.tags(name))
+    assert state is not None
+    assert state.retired is not None
+
+
+def test_in_its_grace_the_other_user_is_left_alone(here: World) -> None:
+    """P1: asking twice does not take the credential away from who still uses it."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    outcome = rotate(here.systems, here.trigger(name))
+    assert (outcome.status, outcome.obstacle) == ("skipped", "in grace")
+    assert rotate(here.systems, here.trigger(name, force=True)).status == "rotated"
+
+
+def test_revoke_locks_the_leaked_credential_out_at_once(here: World) -> None:
+    name = here.alternating()
+    leaked = here.value(name)
+    here.server.execute("GRANT pg_signal_backend TO rotator")
+    with psycopg.connect(leaked) as session:
+        assert rotate(here.systems, here.trigger(name, revoke=True)).status == "rotated"
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+    assert not logs_in(leaked)
+    assert here.logs_in(name)
+    assert not here.versions(name)[0].enabled
+
+
+def test_a_dry_run_changes_nothing(here: World) -> None:
+    """P7: it says what would be done."""
+    name = here.alternating()
+    log = len(here.server.log())
+    outcome = rotate(here.systems, here.trigger(name, dry_run=True))
+    assert (outcome.status, outcome.user) == ("planned", here.user_of(name) + "_alt")
+    assert len(here.versions(name)) == 1
+    assert "ALTER" not in here.server.log()[log:]
+    assert "COMMENT" not in here.server.log()[log:]
+
+
+def test_a_version_by_hand_that_does_not_log_in_is_made_to(here: World) -> None:
+    """P1: Key Vault is the truth, the database follows."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    tags = {tag: value for tag, value in here.tags(name).items() if tag != "rotation-state"}
+    wrong = here.value(name).replace(here.value(name).split(":")[2].split("@")[0], "set-by-hand")
+    here.vault.put(name, wrong, tags=tags)
+    assert not here.logs_in(name)
+    deliver(here.systems, here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+    assert here.logs_in(name)
+    assert here.value(name) == wrong
+
+
+def test_a_version_by_hand_without_tags_inherits_the_policy(here: World) -> None:
+    """`az keyvault secret set` drops every tag; opting out is done on purpose, not by that."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    here.vault.put(name, here.value(name))
+    deliver(here.systems, here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+    assert here.tags(name)["rotation-strategy"] == "alternating-users"
+    state = read_state(here.tags(name))
+    assert state is not None
+    assert (state.cause, state.pending) == ("reconcile", ())
+
+
+def test_an_existing_stranger_is_not_taken_over(here: World) -> None:
+    """P6: a second user that is no pair with the first belongs to somebody else."""
+    value = here.user()
+    here.server.create_user(user_of(value) + "_alt")
+    name = here.alternating(value)
+    with pytest.raises(PolicyError, match="exists already"):
+        rotate(here.systems, here.trigger(name))
+    assert len(here.versions(name)) == 1
+
+
+def test_a_pair_that_the_dba_made_is_used(here: World) -> None:
+    value = here.user()
+    here.server.create_user(user_of(value) + "_alt")
+    here.server.execute(f'GRANT "{user_of(value)}" TO "{user_of(value)}_alt"')
+    name = here.alternating(value)
+    outcome = rotate(here.systems, here.trigger(name))
+    assert outcome.status == "rotated"
+    assert "SET role" in " ".join(outcome.warnings)
+
+
+def test_sessions_of_the_user_whose_turn_it_is_can_hold_a_rotation_back(here: World) -> None:
+    name = here.alternating(rotation_in_use="wait")
+    rotate(here.systems, here.trigger(name))
+    old = here.versions(name)[0].value
+    here.clock.advance(timedelta(hours=25))
+    with psycopg.connect(old):
+        outcome = rotate(here.systems, here.trigger(name))
+    assert (outcome.status, outcome.obstacle) == ("skipped", "in use")
+    assert rotate(here.systems, here.trigger(name)).status == "rotated"

@@ -1,0 +1,257 @@
+"""What can come between the steps of a rotation, one thing at a time."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from threading import Event, Thread
+
+import pytest
+
+from rotators.airflow import RotatedConnection
+from rotators.databases.postgresql import PostgreSQLEngine
+from rotators.dispatch import deliver, sweep
+from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, TransientError
+from rotators.outcome import AirflowReport, RetriedRun
+from rotators.policy import read_state
+from rotators.rotation import rotate
+from rotators.vault import Vault
+from tests.world import ADMIN_SECRET, World, logs_in, user_of
+
+
+class FakeAirflow:
+    """Answers as it is told; the real one has tests of its own."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+        self.refreshed: list[RotatedConnection] = []
+        self.searched: list[RotatedConnection] = []
+
+    def refresh(self, rotated: RotatedConnection) -> AirflowReport:
+        self.refreshed.append(rotated)
+        if self.failure:
+            raise self.failure
+        return AirflowReport("healed", connection="absent")
+
+    def retry_failed(self, rotated: Sequence[RotatedConnection]) -> dict[str, AirflowReport]:
+        self.searched += rotated
+        retried = (RetriedRun("dag", "run", (("task", -1),)),)
+        return {connection.secret: AirflowReport("healed", retried=retried) for connection in rotated}
+
+
+def pending(here: World, name: str) -> tuple[str, ...]:
+    state = read_state(here.tags(name))
+    assert state is not None
+    return state.pending
+
+
+def test_an_airflow_that_is_down_delays_the_refresh_and_nothing_else(here: World) -> None:
+    """P5: the rotation stands, the event comes again, and the refresh is not forgotten."""
+    airflow = FakeAirflow(TransientError("Airflow cannot be reached"))
+    there = here.app(airflow=airflow)
+    name = here.alternating()
+    here.make_due()
+    event = here.near_expiry(name)
+    with pytest.raises(TransientError):
+        deliver(there.systems, event)
+    assert here.logs_in(name)
+    assert pending(here, name) == ("refresh",)
+    airflow.failure = None
+    deliver(there.systems, event)
+    assert pending(here, name) == ()
+    assert len(here.versions(name)) == 2
+    assert len(airflow.refreshed) == 2
+    assert here.topic.types.count("AirflowRefreshed") == 1
+
+
+def test_the_sweep_finishes_a_refresh_whose_event_never_came_again(here: World) -> None:
+    """P2, P5."""
+    airflow = FakeAirflow(TransientError("Airflow cannot be reached"))
+    there = here.app(airflow=airflow, topic=None)
+    name = here.alternating()
+    rotate(there.systems, here.trigger(name))
+    airflow.failure = None
+    sweep(there.systems)
+    assert pending(here, name) == ()
+    assert airflow.refreshed[-1].version == here.vault.current(name).version
+
+
+@pytest.mark.parametrize("failure", [AirflowRefusedError("Airflow says 403: grant Op"), KeyError("surprise")])
+def test_an_airflow_that_says_no_is_reported_and_asked_again(here: World, failure: Exception) -> None:
+    """P5, P7: nobody's rotation fails because of Airflow, and nobody's refresh is given up."""
+    there = here.app(airflow=FakeAirflow(failure))
+    name = here.alternating()
+    outcome = rotate(there.systems, here.trigger(name))
+    assert outcome.status == "rotated"
+    assert outcome.warnings
+    assert pending(here, name) == ("refresh",)
+
+
+def test_until_the_grace_is_over_failed_tasks_are_searched_again(here: World) -> None:
+    """P5: a task that still runs on the old credential may fail on it later; one search serves all secrets."""
+    airflow = FakeAirflow()
+    there = here.app(airflow=airflow)
+    names = {here.alternating(), here.single(rotation_admin="self")}
+    for name in names:
+        rotate(there.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=23))
+    sweep(there.systems)
+    assert {connection.secret for connection in airflow.searched} == names
+    here.clock.advance(timedelta(hours=2))
+    sweep(there.systems)
+    assert len(airflow.searched) == 2
+
+
+def test_a_secret_outside_airflow_is_none_of_airflows_business(here: World) -> None:
+    airflow = FakeAirflow()
+    there = here.app(airflow=airflow)
+    here.admin()
+    here.vault.put("billing", here.user(), tags={"rotation-strategy": "single-user"})
+    assert rotate(there.systems, here.trigger("billing")).status == "rotated"
+    assert not airflow.refreshed
+
+
+def test_a_lock_that_is_held_is_waited_for_and_then_given_back(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P4: one invocation at a time; Event Grid brings the other again."""
+    monkeypatch.setattr("rotators.access.LOCK_WAIT", timedelta(milliseconds=200))
+    name = here.alternating()
+    held, leave = Event(), Event()
+    publish = Vault.publish
+
+    def publish_slowly(*args: object, **kwargs: object) -> object:
+        held.set()
+        leave.wait(20)
+        return publish(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Vault, "publish", publish_slowly)
+    first = Thread(target=rotate, args=(here.systems, here.trigger(name)))
+    first.start()
+    held.wait(20)
+    with pytest.raises(LockHeldError):
+        rotate(here.systems, here.trigger(name))
+    leave.set()
+    first.join()
+    assert len(here.versions(name)) == 2
+    assert here.logs_in(name)
+
+
+@pytest.mark.parametrize("strategy", ["alternating", "single"])
+def test_a_person_who_writes_in_the_same_moment_is_right(
+    here: World, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """P1: Key Vault has no compare-and-set, so whichever version is the newest is made to log in."""
+    arrange: Callable[..., str] = getattr(here, strategy)
+    name = arrange(rotation_admin=ADMIN_SECRET)
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=25))
+    by_hand = here.value(name).replace(here.value(name).split(":")[2].split("@")[0], "by-hand")
+    tags = {tag: value for tag, value in here.tags(name).items() if tag != "rotation-state"}
+    publish = Vault.publish
+
+    def publish_and_cross(*args: object, **kwargs: object) -> object:
+        version = publish(*args, **kwargs)  # type: ignore[arg-type]
+        here.vault.put(name, by_hand, tags=tags)
+        return version
+
+    monkeypatch.setattr(Vault, "publish", publish_and_cross)
+    outcome = rotate(here.systems, here.trigger(name))
+    assert here.value(name) == by_hand
+    assert here.logs_in(name)
+    assert "somebody else" in " ".join(outcome.warnings)
+
+
+def test_an_admin_that_is_a_managed_identity_needs_no_password(here: World) -> None:
+    """Zero-touch: the identity's token is the password of `entra:<login>`."""
+    token = here.systems.token("https://ossrdbms-aad.database.windows.net/.default")
+    login = f"identity_{here.vault.url.rpartition(':')[2]}"
+    here.server.create_user(login, token.reveal())
+    here.server.execute(f"ALTER ROLE {login} CREATEROLE")
+    value = here.user()
+    here.server.execute(f'GRANT "{user_of(value)}" TO {login} WITH ADMIN OPTION')
+    name = here.alternating(value, rotation_admin=f"entra:{login}")
+    settings = dataclasses.replace(here.systems.settings, allowed_hosts=("127.0.0.1",))
+    outcome = rotate(here.app(settings=settings).systems, here.trigger(name))
+    assert outcome.status == "rotated"
+    assert here.logs_in(name)
+    # Its owner has ADMIN OPTION on what it made; it could be taken back with the server's help only.
+    here.server.execute(f"REASSIGN OWNED BY {login} TO postgres")
+
+
+def test_a_topic_that_is_down_undoes_nothing(here: World) -> None:
+    class Down:
+        def publish(self, *_: object) -> None:
+            raise TransientError("the topic took no event")
+
+    name = here.alternating()
+    assert rotate(here.app(topic=Down()).systems, here.trigger(name)).status == "rotated"
+    here.make_due()
+    sweep(here.app(topic=Down()).systems)
+    assert len(here.versions(name)) == 3
+
+
+def test_the_sweep_goes_on_when_one_secret_fails(here: World) -> None:
+    """P2: one broken policy or database holds nobody else up."""
+    good = here.alternating()
+    broken = here.alternating(rotation_every="often")
+    wrong = here.alternating(rotation_admin="nobody-has-it")
+    here.make_due()
+    sweep(here.app(topic=None).systems)
+    assert [len(here.versions(name)) for name in (good, broken, wrong)] == [2, 1, 1]
+
+
+def test_the_sweep_reads_only_what_has_something_to_do(here: World) -> None:
+    """Speed: the list with its tags, no request for a secret that is not due."""
+    for _ in range(3):
+        here.alternating()
+    sweep(here.systems)
+    assert [request.path for request in here.vault.requests if request.status == 200] == ["/secrets"]
+
+
+def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P4: without the lock another instance may be at work."""
+    name = here.alternating()
+    verify = PostgreSQLEngine.verify
+
+    def verify_and_cut(*args: object, **kwargs: object) -> object:
+        here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
+        return verify(*args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(PostgreSQLEngine, "verify", verify_and_cut)
+    with pytest.raises(TransientError):
+        rotate(here.systems, here.trigger(name))
+    assert len(here.versions(name)) == 1
+    assert here.logs_in(name)
+
+
+def test_a_read_only_vault_changes_nothing_that_anybody_uses(here: World) -> None:
+    """P1: a region that failed over answers reads only."""
+    for name in (here.alternating(), here.single(rotation_admin="self")):
+        here.vault.deny("setSecret", name)
+        with pytest.raises(PermanentError):
+            rotate(here.systems, here.trigger(name))
+        assert here.logs_in(name)
+        assert len(here.versions(name)) == 1
+
+
+def test_the_old_user_is_not_retired_while_the_current_version_does_not_log_in(here: World) -> None:
+    """P2: nobody is locked out."""
+    name = here.alternating()
+    old = here.value(name)
+    rotate(here.systems, here.trigger(name))
+    here.server.execute(f'DROP ROLE "{here.user_of(name)}"')
+    here.clock.advance(timedelta(hours=25))
+    sweep(here.app(topic=None).systems)
+    assert logs_in(old)
+    assert here.versions(name)[0].enabled
+
+
+def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(here: World) -> None:
+    """P1: what retires is the user that the current version does not name, whatever the state says."""
+    name = here.alternating()
+    old = here.value(name)
+    rotate(here.systems, here.trigger(name))
+    here.vault.put(name, old, tags=dict(here.tags(name)))
+    deliver(here.systems, here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+    here.clock.advance(timedelta(hours=25))
+    sweep(here.app(topic=None).systems)
+    assert here.logs_in(name)
+    assert here.versions(name)[-1].enabled

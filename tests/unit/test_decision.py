@@ -1,0 +1,213 @@
+"""The decision as a table: trigger and current version in, what is done out."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rotators.decision import Current, Decision, Resume, Rotate, Skip, Trigger, TriggerKind, decide, due_at
+from rotators.policy import PendingStep, RotationPolicy, RotationState, read_policy
+
+NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
+TAGS = {"rotation-strategy": "alternating-users", "rotation-admin": "postgres-admin", "rotation-every": "60d"}
+
+EVENTS: tuple[TriggerKind, ...] = ("near-expiry", "expired", "new-version", "requested")
+DUE_DECIDED: tuple[TriggerKind, ...] = ("near-expiry", "expired", "sweep")
+ALL: tuple[TriggerKind, ...] = (*EVENTS, "sweep", "http")
+
+
+def policy(**tags: str) -> RotationPolicy:
+    read = read_policy("airflow-connections-a", {**TAGS, **tags}, prefix="airflow-connections")
+    assert read is not None
+    return read
+
+
+def trigger(kind: TriggerKind, **changes: object) -> Trigger:
+    version = "v1" if kind in EVENTS else None
+    return replace(Trigger(kind=kind, secret="a", id="cause-1", by="x", version=version), **changes)  # type: ignore[arg-type]
+
+
+def version(*, age: timedelta = timedelta(days=1), state: RotationState | None = None) -> Current:
+    return Current("v1", created=NOW - age, expires=NOW - age + timedelta(days=90), state=state)
+
+
+def state(**changes: object) -> RotationState:
+    made = RotationState(id="earlier", cause="sweep", by="timer", from_version="v0", at=NOW - timedelta(days=1))
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def obstacle(decision: Decision) -> str:
+    assert isinstance(decision, Skip), decision
+    assert decision.reason
+    return decision.obstacle
+
+
+OLD = timedelta(days=60)
+PENDING: tuple[PendingStep, ...] = ("refresh",)
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_secret_without_rotation_tags_is_never_changed(kind: TriggerKind) -> None:
+    """P6: only what opted in, forced or not."""
+    assert obstacle(decide(trigger(kind, force=True), version(age=OLD), None, NOW)) == "not managed"
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_a_paused_secret_is_left_alone(kind: TriggerKind) -> None:
+    """P6: rotation-enabled=false stops everything, what is pending too."""
+    current = version(age=OLD, state=state(pending=PENDING))
+    assert obstacle(decide(trigger(kind), current, policy(**{"rotation-enabled": "false"}), NOW)) == "paused"
+
+
+def test_a_paused_secret_is_rotated_over_http_with_force() -> None:
+    decision = decide(trigger("http", force=True), version(), policy(**{"rotation-enabled": "false"}), NOW)
+    assert isinstance(decision, Rotate)
+
+
+@pytest.mark.parametrize("kind", ["near-expiry", "expired", "new-version", "sweep"])
+def test_force_means_nothing_but_over_http(kind: TriggerKind) -> None:
+    decision = decide(trigger(kind, force=True), version(age=OLD), policy(**{"rotation-enabled": "false"}), NOW)
+    assert obstacle(decision) == "paused"
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_an_event_for_an_older_version_is_superseded(kind: TriggerKind) -> None:
+    """P4: late and out of order, an event makes no version."""
+    assert obstacle(decide(trigger(kind, version="v0"), version(age=OLD), policy(), NOW)) == "superseded"
+
+
+@pytest.mark.parametrize("kind", EVENTS)
+def test_an_event_for_an_older_version_resumes_what_is_pending(kind: TriggerKind) -> None:
+    """P2: the redelivery after a crash finds its version superseded, by its own half-done work."""
+    current = version(state=state(pending=PENDING))
+    assert decide(trigger(kind, version="v0"), current, policy(), NOW) == Resume(
+        PENDING, "rotation earlier was left unfinished"
+    )
+
+
+@pytest.mark.parametrize("kind", ["near-expiry", "expired", "new-version", "requested", "sweep"])
+def test_the_event_that_made_the_version_is_done(kind: TriggerKind) -> None:
+    """P4: one event, one version."""
+    assert obstacle(decide(trigger(kind), version(age=OLD, state=state(id="cause-1")), policy(), NOW)) == "done"
+
+
+def test_an_idempotency_key_that_equals_an_events_id_is_another_cause() -> None:
+    made_by_event = version(state=state(id="cause-1", cause="near-expiry"))
+    assert isinstance(decide(trigger("http"), made_by_event, policy(), NOW), Rotate)
+    made_by_http = version(state=state(id="cause-1", cause="http"))
+    assert obstacle(decide(trigger("http"), made_by_http, policy(), NOW)) == "done"
+
+
+@pytest.mark.parametrize("kind", DUE_DECIDED)
+def test_what_is_not_due_is_not_rotated(kind: TriggerKind) -> None:
+    """P4: Key Vault raises near-expiry minutes after a short-lived version is written."""
+    assert obstacle(decide(trigger(kind), version(age=timedelta(days=50)), policy(), NOW)) == "not due"
+
+
+@pytest.mark.parametrize("kind", DUE_DECIDED)
+def test_what_is_pending_is_resumed_when_nothing_is_due(kind: TriggerKind) -> None:
+    decision = decide(trigger(kind), version(state=state(pending=("verify", "refresh"))), policy(), NOW)
+    assert isinstance(decision, Resume)
+    assert decision.steps == ("verify", "refresh")
+
+
+@pytest.mark.parametrize("kind", [*DUE_DECIDED, "http", "requested"])
+def test_what_is_due_is_rotated(kind: TriggerKind) -> None:
+    assert isinstance(decide(trigger(kind), version(age=OLD), policy(), NOW), Rotate)
+
+
+@pytest.mark.parametrize("kind", ["http", "requested"])
+def test_who_asks_for_it_needs_not_wait_until_it_is_due(kind: TriggerKind) -> None:
+    assert isinstance(decide(trigger(kind), version(), policy(), NOW), Rotate)
+
+
+def test_outside_its_window_a_due_secret_waits_for_the_sweep() -> None:
+    closed = policy(**{"rotation-window": "0 2 * * * for 3h"})
+    assert obstacle(decide(trigger("near-expiry"), version(age=OLD), closed, NOW)) == "outside window"
+    opens = NOW + timedelta(hours=14)
+    assert (
+        obstacle(decide(trigger("sweep"), version(age=OLD), closed, opens - timedelta(seconds=1))) == "outside window"
+    )
+    assert isinstance(decide(trigger("sweep"), version(age=OLD), closed, opens), Rotate)
+    assert isinstance(decide(trigger("sweep"), version(age=OLD), closed, opens + timedelta(minutes=179)), Rotate)
+    assert obstacle(decide(trigger("sweep"), version(age=OLD), closed, opens + timedelta(hours=3))) == "outside window"
+
+
+def test_an_expired_secret_does_not_wait_for_its_window() -> None:
+    closed = policy(**{"rotation-window": "0 2 * * * for 3h"})
+    assert isinstance(decide(trigger("sweep"), version(age=timedelta(days=90)), closed, NOW), Rotate)
+
+
+def test_a_window_holds_nobody_back_who_asks_by_hand() -> None:
+    closed = policy(**{"rotation-window": "0 2 * * * for 3h"})
+    assert isinstance(decide(trigger("http"), version(), closed, NOW), Rotate)
+
+
+def test_the_own_new_version_is_no_cause_for_anything() -> None:
+    """P4: each rotation raises SecretNewVersionCreated."""
+    assert obstacle(decide(trigger("new-version"), version(state=state()), policy(), NOW)) == "done"
+
+
+def test_a_version_that_a_person_wrote_is_verified_and_airflow_refreshed() -> None:
+    """P1: what the current version says has to log in, whoever wrote it."""
+    decision = decide(trigger("new-version"), version(), policy(), NOW)
+    assert isinstance(decision, Resume)
+    assert decision.steps == ("verify", "refresh")
+
+
+@pytest.mark.parametrize("kind", ["http", "requested", "near-expiry", "sweep"])
+def test_the_other_user_is_not_touched_in_its_grace(kind: TriggerKind) -> None:
+    """P1: who still uses the old credential may do so until the grace is over."""
+    current = version(age=OLD, state=state(retire_at=NOW + timedelta(seconds=1)))
+    assert obstacle(decide(trigger(kind), current, policy(), NOW)) == "in grace"
+    later = NOW + timedelta(seconds=1)
+    assert isinstance(decide(trigger(kind), current, policy(), later), Rotate)
+
+
+def test_force_over_http_does_not_wait_for_the_grace() -> None:
+    current = version(state=state(retire_at=NOW + timedelta(hours=1)))
+    assert isinstance(decide(trigger("http", force=True), current, policy(), NOW), Rotate)
+
+
+def test_a_retired_user_is_free_before_its_time() -> None:
+    current = version(state=state(retire_at=NOW + timedelta(hours=1), retired=NOW))
+    assert isinstance(decide(trigger("http"), current, policy(), NOW), Rotate)
+
+
+def test_single_user_has_no_other_user_to_wait_for() -> None:
+    current = version(state=state(retire_at=NOW + timedelta(hours=1)))
+    single = policy(**{"rotation-strategy": "single-user", "rotation-admin": "self"})
+    assert isinstance(decide(trigger("http"), current, single, NOW), Rotate)
+
+
+def test_a_revocation_that_was_cut_off_is_resumed() -> None:
+    """P2: killed between publishing and locking the leaked credential out."""
+    revoking = state(retire_at=NOW - timedelta(days=1))
+    decision = decide(trigger("sweep"), version(state=revoking), policy(), NOW)
+    assert isinstance(decision, Resume)
+    assert isinstance(decide(trigger("sweep"), version(state=replace(revoking, retired=NOW)), policy(), NOW), Skip)
+
+
+def test_due_is_the_age_less_some_slack() -> None:
+    """Key Vault's event comes `rotation-every` after the version, give or take minutes."""
+    assert due_at(version(), policy()) == version().created + timedelta(days=60, hours=-1)
+
+
+def test_a_short_period_keeps_most_of_itself() -> None:
+    """An hour of slack off a period of an hour would rotate at every sweep."""
+    assert due_at(version(), policy(**{"rotation-every": "1h"})) == version().created + timedelta(minutes=54)
+
+
+def test_due_is_30_days_before_the_expiry_when_that_is_sooner() -> None:
+    current = replace(version(), expires=version().created + timedelta(days=120))
+    assert due_at(current, policy(**{"rotation-every": "100d"})) == current.created + timedelta(days=90)
+
+
+def test_a_version_that_lives_shortly_is_due_after_two_thirds_of_its_life() -> None:
+    """Else a version that lives less than 30 days would be due at its birth, and rotation never end."""
+    current = replace(version(), expires=version().created + timedelta(days=9))
+    assert due_at(current, policy()) == current.created + timedelta(days=6)
+
+
+def test_a_version_without_expiry_is_due_by_its_age() -> None:
+    assert due_at(replace(version(), expires=None), policy()) == version().created + timedelta(days=60, hours=-1)
