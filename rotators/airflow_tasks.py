@@ -53,7 +53,7 @@ def combined(report: AirflowReport, error: RotationError) -> AirflowReport:
     """Return the report with what went wrong besides; what may go right the next time has precedence."""
     pending = isinstance(error, TransientError) or report.status == "pending"
     return dataclasses.replace(
-        report, status="pending" if pending else "refused", warnings=(*report.warnings, str(error))
+        report, status="pending" if pending else "refused", warnings=(str(error), *report.warnings)
     )
 
 

@@ -82,8 +82,10 @@ class Window:
     length: timedelta
 
     def is_open(self, now: datetime) -> bool:
-        opened = next(CronSim(self.cron, now.astimezone(UTC) + timedelta(minutes=1), reverse=True))
-        return opened <= now < opened + self.length
+        # From the next minute backwards, since this very minute may be one that opens it.
+        times = CronSim(self.cron, now.astimezone(UTC) + timedelta(minutes=1), reverse=True)
+        opened = next(time for time in times if time <= now)
+        return now < opened + self.length
 
     def opens_next(self, now: datetime) -> datetime:
         return next(CronSim(self.cron, now.astimezone(UTC)))
@@ -176,7 +178,11 @@ def is_secret_name(name: str) -> bool:
 
 def cause_id(text: str) -> str:
     """Return `text` where it fits into the state tag, else a digest of it."""
-    return text if _CAUSE_ID.fullmatch(text) else "sha256:" + hashlib.sha256(text.encode()).hexdigest()[:48]
+    return (
+        text
+        if _CAUSE_ID.fullmatch(text)
+        else "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:48]
+    )
 
 
 def read_policy(secret: str, tags: Mapping[str, str], *, prefix: str) -> RotationPolicy | None:
@@ -216,18 +222,25 @@ def read_state(tags: Mapping[str, str]) -> RotationState | None:
     """Return the state in the tags; None when there is none, or what stands there was not written by us."""
     try:
         tag = json.loads(tags.get(STATE_TAG, "null"))
+        before = tag.get("from")
         return RotationState(
             id=str(tag["id"]),
             cause=cast("Cause", tag["cause"]) if tag["cause"] in get_args(Cause) else "http",
             by=str(tag.get("by", "")),
-            from_version=tag.get("from"),
-            at=datetime.fromisoformat(tag["at"]),
+            from_version=before if isinstance(before, str) else None,
+            at=_moment(tag["at"]),
             pending=tuple(step for step in get_args(PendingStep) if step in tag.get("pending", ())),
-            retire_at=datetime.fromisoformat(tag["retireAt"]) if tag.get("retireAt") else None,
-            retired=datetime.fromisoformat(tag["retired"]) if tag.get("retired") else None,
+            retire_at=_moment(tag["retireAt"]) if tag.get("retireAt") else None,
+            retired=_moment(tag["retired"]) if tag.get("retired") else None,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+def _moment(text: str) -> datetime:
+    """Return a moment as `timestamp` writes it; one without a zone, which a person may have written, is UTC."""
+    moment = datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def policy_tags(tags: Mapping[str, str]) -> dict[str, str]:

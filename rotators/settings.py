@@ -19,6 +19,7 @@ DEFAULT_SWEEP_SCHEDULE = "0 */15 * * * *"
 
 AirflowAuth = Literal["password", "token", "entra"]
 AirflowCopies = Literal["clear", "update", "keep"]
+_NCRONTAB_FIELD = re.compile(r"([\d*/,-]|[A-Za-z]{3})+")
 _ALLOWED_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
 
@@ -73,7 +74,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     topic_key = read.text("EVENT_GRID_TOPIC_KEY")
     if topic_key and not topic_endpoint:
         read.complain("EVENT_GRID_TOPIC_ENDPOINT", "is missing, but EVENT_GRID_TOPIC_KEY is set")
-    if topic_endpoint and not topic_key and not topic_endpoint.startswith("https://"):
+    if topic_endpoint.startswith("http://") and not topic_key:
         read.complain("EVENT_GRID_TOPIC_ENDPOINT", "must be https: without a key a token is sent there")
     if not _is_ncrontab(read.text("ROTATION_SWEEP_SCHEDULE") or DEFAULT_SWEEP_SCHEDULE):
         read.complain(
@@ -128,15 +129,19 @@ def _check_airflow_login(read: "_Reader", auth: AirflowAuth) -> None:
 
 
 def _is_ncrontab(schedule: str) -> bool:
-    """Six fields: seconds first, then the five that cron has."""
-    seconds, _, cron = schedule.partition(" ")
-    if not re.fullmatch(r"[\d*/,-]+", seconds):
+    """Six fields: seconds first, then the five of cron, but for what only other crons know (`L`, `#`, Sunday as 7)."""
+    fields = schedule.split()
+    if len(fields) != 6 or not all(_NCRONTAB_FIELD.fullmatch(field) for field in fields):  # noqa: PLR2004 (so many)
+        return False
+    if re.search(r"(?<![/\d])7", fields[5]):
         return False
     try:
-        CronSim(cron, datetime.now(UTC))
+        # Seconds are written, and go, as minutes do.
+        CronSim(f"{fields[0]} * * * *", datetime.now(UTC))
+        CronSim(" ".join(fields[1:]), datetime.now(UTC))
     except CronSimError:
         return False
-    return len(cron.split()) == 5  # noqa: PLR2004 (minute, hour, day, month, weekday)
+    return True
 
 
 class _Reader:

@@ -13,7 +13,7 @@ from rotators.airflow import Airflow
 from rotators.credential import Password
 from rotators.databases import Engine
 from rotators.databases.postgresql import PostgreSQLEngine
-from rotators.errors import TransientError
+from rotators.errors import SettingsError, TransientError
 from rotators.events import Topic
 from rotators.settings import Settings, read_settings
 from rotators.vault import Vault
@@ -69,7 +69,11 @@ def _credential(settings: Settings) -> TokenCredential:
     """
     if settings.credential_name.lower() == "managedidentitycredential":
         return ManagedIdentityCredential(client_id=settings.client_id)
-    return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
+    try:
+        return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
+    except ValueError:
+        complaint = "AZURE_TOKEN_CREDENTIALS is no name that azure-identity knows, such as AzureCliCredential or dev"
+    raise SettingsError((complaint,))
 
 
 def _airflow_password(settings: Settings, vault: Vault, token: Callable[[str], Password]) -> Callable[[], Password]:

@@ -399,9 +399,8 @@ class _PostgreSQLSession(_Statements):
 
     def _copy_settings(self, doing: str, first: str, second: sql.Identifier) -> None:
         settings = self.run(doing, _SETTINGS_QUERY, (first,))
-        if not any(database is None and name == "role" for database, name, _ in settings):
-            settings = [(None, "role", first), *settings]
-        for database, name, value in settings:
+        # Where sessions of the first begin as somebody else, that setting comes later and so counts.
+        for database, name, value in [(None, "role", first), *settings]:
             items = _list_items(value) if name in _LIST_SETTINGS else [value]
             self.run(
                 f"{doing} with the setting {name!r}",

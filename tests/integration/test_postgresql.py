@@ -8,6 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -509,15 +510,22 @@ def test_a_claim_keeps_what_stands_in_the_comment(postgresql: PostgreSQL, admin:
     assert admin.roles([user.name])[user.name].claimed_by == IDENTIFIER
 
 
-def test_a_user_that_is_claimed_stays_whose_it_is(postgresql: PostgreSQL, admin: AdminSession, user: User) -> None:
-    """Of two secrets that claim one user in the same moment, one is refused (P6)."""
-    with log_in(postgresql) as other, admin.transaction():
-        admin.claim(user.name, IDENTIFIER)
-        with Raised(TransientError):
-            other.claim(user.name, f"{IDENTIFIER}-2")
-    with log_in(postgresql) as other, Raised(PolicyError) as raised:
-        other.claim(user.name, f"{IDENTIFIER}-2")
-    assert f"belongs to {IDENTIFIER}," in raised.text
+def test_of_two_claims_in_the_same_moment_one_is_refused(
+    postgresql: PostgreSQL, admin: AdminSession, user: User
+) -> None:
+    """The second secret waits for the first to have written the comment, and sees it (P6)."""
+    patient = PostgreSQLEngine(lock_timeout=timedelta(seconds=5))
+    with (
+        patient.admin(connection(postgresql.admin_dsn), secret=SECRET) as other,
+        ThreadPoolExecutor() as pool,
+    ):
+        with admin.transaction():
+            admin.claim(user.name, IDENTIFIER)
+            second = pool.submit(other.claim, user.name, f"{IDENTIFIER}-2")
+            assert not wait([second], timeout=0.3).done
+        with pytest.raises(PolicyError, match=f"belongs to {IDENTIFIER},"):
+            second.result()
+    assert admin.roles([user.name])[user.name].claimed_by == IDENTIFIER
 
 
 # -- passwords -----------------------------------------------------------------------------------------------------

@@ -179,5 +179,5 @@ def test_a_strong_user_is_refused(privilege: str, claimed_by: str | None) -> Non
 
 def test_the_admin_itself_is_refused() -> None:
     """P6, P7: an admin's own secret is rotated with `self`, and the message says so."""
-    with pytest.raises(PolicyError, match="is the admin itself.*rotation-admin 'self'"):
+    with pytest.raises(PolicyError, match=r"is the admin itself.*rotation-admin 'self'"):
         check_user(NAME, IDENTIFIER, replace(ROLE, name="rotator"), "rotator")

@@ -1,0 +1,443 @@
+"""An Airflow in trouble: busy, slow, old, behind a proxy, with a token that has expired. Played by a small server."""
+
+import contextvars
+import dataclasses
+import json
+import ssl
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rotators import airflow_api
+from rotators.airflow import Airflow, AirflowAccess, RotatedConnection
+from rotators.credential import Credential, Password
+from rotators.errors import AirflowRefusedError, RotationError, TransientError
+from sandbox.certificates import certificates
+from sandbox.http_service import HttpService, Request, Response
+
+NOW = datetime.now(UTC)
+PASSWORD = "the-password-of-airflow"
+ROTATED = RotatedConnection(
+    secret="airflow-connections-warehouse",
+    connection_id="warehouse",
+    engine="postgresql",
+    hosts=("db",),
+    ports=(5432,),
+    database="warehouse",
+    credential=Credential("app_alt", Password("the-new-password")),
+    users=frozenset({"app", "app_alt"}),
+    rotation_id="id-1",
+    version="v2",
+    published_at=NOW,
+    dags=(),
+)
+REFUSED = (
+    'connection to server at "db" (10.0.0.5), port 5432 failed: FATAL:  password authentication failed for user "app"'
+)
+LOG = {
+    "content": [{"event": "Task failed with exception", "error_detail": [{"exc_type": "E", "exc_value": REFUSED}]}],
+    "continuation_token": None,
+}
+COPY = {"connection_id": "warehouse", "conn_type": "postgres", "host": "db", "port": None, "schema": "warehouse"}
+
+
+class FakeAirflow:
+    """Answers like an Airflow 3.3 in which each DAG has one failed task; `trouble` answers in its place if it does."""
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self.version = "3.3.2"
+        self.dags = ["report"]
+        self.page_size = 100
+        self.trouble: Callable[[Request], Response | None] = lambda _: None
+        self.requests: list[Request] = []
+        self.service = HttpService(self.answer, tls=tls)
+
+    def asked(self, method: str, ending: str) -> list[Request]:
+        return [r for r in self.requests if r.method == method and r.path.endswith(ending)]
+
+    def answer(self, request: Request) -> Response:
+        self.requests.append(request)
+        return self.trouble(request) or Response.json(201 if request.method == "POST" else 200, self.body(request))
+
+    def body(self, request: Request) -> Any:  # noqa: PLR0911 (a table)
+        match request.method, request.path.removeprefix("/api/v2").strip("/").split("/"):
+            case _, ["version"]:
+                return {"version": self.version}
+            case _, ["auth", "token"]:
+                return {"access_token": f"token-{len(self.asked('POST', '/auth/token'))}"}
+            case "GET", ["connections"]:
+                return {"connections": [{**COPY, "login": "app"}], "total_entries": 1}
+            case "GET", ["dags", "~", *_]:
+                return self.page(request, [self.row(dag) for dag in self.dags])
+            case _, [*_, "logs", _]:
+                return LOG
+            case _, ["dags", _, "details"]:
+                return {"is_stale": False, "is_paused": False}
+            case "POST", ["dags", dag, "clearTaskInstances"]:
+                return {"task_instances": [self.row(dag)]}
+            case "GET", [*_, "taskInstances"]:
+                return {"task_instances": [], "total_entries": 0}
+            case _:
+                return {}
+
+    def page(self, request: Request, rows: list[Any]) -> Any:
+        offset = int(request.query.get("offset", "0"))
+        return {"task_instances": rows[offset : offset + self.page_size], "total_entries": len(rows)}
+
+    def row(self, dag: str) -> dict[str, object]:
+        times = {"start_date": (NOW - timedelta(minutes=1)).isoformat(), "end_date": NOW.isoformat()}
+        task = {"dag_id": dag, "dag_run_id": "run/1", "task_id": "load", "map_index": -1, "try_number": 1}
+        return {**task, **times, "state": "failed", "note": None, "rendered_fields": {}}
+
+    def airflow(self, password: Callable[[], Password] = lambda: Password(PASSWORD), **access: object) -> Airflow:
+        default = AirflowAccess(self.service.url, "password", "rotator", "clear", timedelta(hours=24), 2000)
+        return Airflow(dataclasses.replace(default, **access), password)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeAirflow]:
+    fake = FakeAirflow()
+    with fake.service:
+        yield fake
+
+
+class Once:
+    """Answers so to the first requests whose path ends like this."""
+
+    def __init__(self, response: Response, *, ending: str = "/taskInstances", times: int = 1) -> None:
+        self._response = response
+        self._ending = ending
+        self._left = times
+
+    def __call__(self, request: Request) -> Response | None:
+        if not request.path.endswith(self._ending) or not self._left:
+            return None
+        self._left -= 1
+        return self._response
+
+
+def always(response: Response, ending: str = "/taskInstances") -> Once:
+    return Once(response, ending=ending, times=-1)
+
+
+def refusal(airflow: Airflow, kind: type[RotationError]) -> RotationError:
+    """Return how a check fails, after a look for what it must not say."""
+    with pytest.raises(kind) as raised:
+        airflow.check()
+    assert PASSWORD not in str(raised.value)
+    assert "token-" not in str(raised.value)
+    assert raised.value.__cause__ is raised.value.__context__ is None
+    return raised.value
+
+
+def test_everything_is_well(fake: FakeAirflow) -> None:
+    """What the other tests disturb: a copy is cleared and a task retried, on behalf of one login."""
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.connection, report.warnings) == ("healed", "cleared", ())
+    assert [(run.dag_id, run.dag_run_id, run.tasks) for run in report.retried] == [
+        ("report", "run/1", (("load", -1),)),
+    ]
+    assert len(fake.asked("POST", "/auth/token")) == 1
+    assert {r.headers["User-Agent"] for r in fake.requests} == {"airflow-credential-rotation"}
+
+
+# -- busy, slow, broken ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_busy_airflow_is_asked_again(fake: FakeAirflow, status: int) -> None:
+    """Airflow says how long to wait, and that is done."""
+    fake.trouble = Once(Response.json(status, {}, {"Retry-After": "0"}), times=2)
+    fake.airflow().check()
+    assert len(fake.asked("GET", "/taskInstances")) == 3
+
+
+def test_busy_airflow_is_left_in_peace(fake: FakeAirflow) -> None:
+    """Who has to wait for an hour does not sleep that long: the sweep comes again (P5)."""
+    fake.trouble = always(Response.json(429, {}, {"Retry-After": "3600"}))
+    error = refusal(fake.airflow(), TransientError)
+    assert isinstance(error, TransientError)
+    assert error.retry_after == timedelta(hours=1)
+    assert len(fake.asked("GET", "/taskInstances")) == 1
+
+
+def test_retry_after_may_be_a_date(fake: FakeAirflow) -> None:
+    """Of its two forms both are understood; a date that has passed means now."""
+    fake.trouble = Once(Response.json(503, {}, {"Retry-After": "Wed, 21 Oct 2015 07:28:00 GMT"}))
+    fake.airflow().check()
+
+
+def test_busy_airflow_ends_our_patience(fake: FakeAirflow) -> None:
+    """An Airflow that stays busy is asked a few times only."""
+    fake.trouble = always(Response.json(503, {}, {"Retry-After": "0"}))
+    refusal(fake.airflow(), TransientError)
+    assert len(fake.asked("GET", "/taskInstances")) == airflow_api.ATTEMPTS
+
+
+def test_silent_airflow_times_out(fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call waits for ever (P5)."""
+    monkeypatch.setattr(airflow_api, "READ_SECONDS", 0.2)
+    airflow = fake.airflow()
+    airflow.check()
+    fake.trouble = slow
+    assert "ReadTimeoutError" in str(refusal(airflow, TransientError))
+
+
+def slow(request: Request) -> Response | None:
+    if request.path.endswith("/taskInstances"):
+        import time  # noqa: PLC0415
+
+        time.sleep(1)
+    return None
+
+
+def test_connection_that_breaks_off_is_opened_again(fake: FakeAirflow) -> None:
+    """A server closes idle connections, possibly while we send: the request is sent once more."""
+    airflow = fake.airflow()
+    airflow.check()
+    fake.service.close_connections()
+    airflow.check()
+
+
+@pytest.mark.parametrize("status", [500, 502, 504, 520])
+def test_failing_airflow_is_transient(fake: FakeAirflow, status: int) -> None:
+    """An error of Airflow, or of the proxy before it, may be over the next time."""
+    fake.trouble = always(Response.text(status, "<html>"))
+    refusal(fake.airflow(), TransientError)
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"task_instances": null}'])
+def test_odd_answer_is_transient(fake: FakeAirflow, body: bytes) -> None:
+    """What is not the JSON that Airflow gives is no reason to forget the refresh (P5)."""
+    fake.trouble = always(Response(200, body))
+    with pytest.raises(TransientError, match="not what Airflow 3 gives"):
+        fake.airflow().retry_failed([ROTATED])
+
+
+def test_failed_copy_step_does_not_stop_the_retry(fake: FakeAirflow) -> None:
+    """The two halves of a refresh do not depend on each other, and the report says what is left to do."""
+    fake.trouble = always(Response.json(500, {}), ending="/connections")
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.connection) == ("pending", None)
+    assert len(report.retried) == 1
+    assert "500" in report.warnings[0]
+
+
+def test_failed_search_does_not_hide_the_cleared_copy(fake: FakeAirflow) -> None:
+    """And the other way round."""
+    fake.trouble = always(Response.json(500, {}))
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.connection, report.retried) == ("pending", "cleared", ())
+
+
+def test_log_that_cannot_be_read_is_unknown(fake: FakeAirflow) -> None:
+    """A log storage that fails for one task does not stop the others."""
+    fake.dags = ["a", "b", "c"]
+    fake.trouble = lambda r: Response.text(500, "no") if "/dags/b/" in r.path and "/logs/" in r.path else None
+    report = fake.airflow().refresh(ROTATED)
+    assert [task.dag_id for task in report.unknown] == ["b"]
+    assert [run.dag_id for run in report.retried] == ["a", "c"]
+    assert report.status == "healed"
+
+
+def test_logs_that_cannot_be_read_are_transient(fake: FakeAirflow) -> None:
+    """But when many logs fail, it is Airflow that is in trouble."""
+    fake.dags = [f"dag-{number}" for number in range(20)]
+    fake.trouble = always(Response.json(503, {}, {"Retry-After": "60"}), ending="/logs/1")
+    with pytest.raises(TransientError):
+        fake.airflow().retry_failed([ROTATED])
+    assert len(fake.asked("GET", "/logs/1")) < 20
+
+
+def test_run_that_refuses_stops_no_other(fake: FakeAirflow) -> None:
+    """A 404, a 409 or a missing right for one DAG is a warning, and the other runs are cleared."""
+    fake.dags = ["deleted", "running", "forbidden", "fine"]
+    answers = {"deleted": 404, "running": 409, "forbidden": 403}
+
+    def trouble(request: Request) -> Response | None:
+        dag = request.path.split("/")[4] if request.path.endswith("/clearTaskInstances") else ""
+        is_real = bool(request.body) and not json.loads(request.body).get("dry_run", True)
+        return Response.json(answers[dag], {"detail": "no"}) if dag in answers and is_real else None
+
+    fake.trouble = trouble
+    report = fake.airflow().refresh(ROTATED)
+    assert [run.dag_id for run in report.retried] == ["fine"]
+    assert report.status == "refused"
+    assert len(report.warnings) == 3
+    assert "can_edit" in report.warnings[0]
+
+
+def test_airflow_that_goes_away_leaves_the_rest_pending(fake: FakeAirflow) -> None:
+    """What was cleared is reported, what was not is tried again."""
+    fake.dags = ["a", "b", "c"]
+    fake.trouble = lambda r: Response.json(500, {}) if r.path.endswith("/dags/b/clearTaskInstances") else None
+    report = fake.airflow().refresh(ROTATED)
+    assert [run.dag_id for run in report.retried] == ["a"]
+    assert report.status == "pending"
+    assert not fake.asked("POST", "/dags/c/clearTaskInstances")
+
+
+# -- another server than expected -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        Response.json(404, {"title": "Not Found"}),
+        Response.json(200, {"version": "2.11.0"}),
+        Response.text(200, "<html>"),
+        Response.json(200, {"version": None}),
+    ],
+)
+def test_airflow_2_is_refused(fake: FakeAirflow, response: Response) -> None:
+    """Airflow 2 and what is no Airflow at all give a clear sentence, before anybody logs in (P7)."""
+    fake.trouble = always(response, ending="/version")
+    assert "Airflow 3 is needed" in str(refusal(fake.airflow(), AirflowRefusedError))
+    assert not fake.asked("POST", "/auth/token")
+
+
+@pytest.mark.parametrize("status", [301, 400, 404, 405, 422])
+def test_unexpected_answer_is_refused(fake: FakeAirflow, status: int) -> None:
+    """What would be answered again in the same way is for a person; no redirect is followed (P3, P7)."""
+    fake.trouble = always(Response.json(status, {"detail": PASSWORD}, {"Location": "http://elsewhere.example.com/"}))
+    assert "AIRFLOW_URL" in str(refusal(fake.airflow(), AirflowRefusedError))
+
+
+def test_untrusted_certificate_is_refused(tmp_path: Path) -> None:
+    """TLS is checked against what the system trusts (P3)."""
+    fake = FakeAirflow(certificates(tmp_path).tls())
+    with fake.service:
+        assert "SSL_CERT_FILE" in str(refusal(fake.airflow(), AirflowRefusedError))
+
+
+def test_certificate_of_a_private_authority_is_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SSL_CERT_FILE, OpenSSL's own setting, names an authority of one's own."""
+    authority = certificates(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.ca))
+    fake = FakeAirflow(authority.tls())
+    with fake.service:
+        fake.airflow().check()
+
+
+def test_older_airflow_gets_only_what_it_knows(fake: FakeAirflow) -> None:
+    """Airflow 3.0 answers 422 to fields that it does not know: the note is written by itself."""
+    fake.version = "3.0.6"
+    report = fake.airflow().refresh(ROTATED)
+    assert len(report.retried) == 1
+    bodies = [json.loads(r.body) for r in fake.asked("POST", "/clearTaskInstances")]
+    assert not any({"note", "prevent_running_task"} & body.keys() for body in bodies)
+    notes = [json.loads(r.body) for r in fake.asked("PATCH", "/taskInstances/load/-1")]
+    assert notes == [{"note": ROTATED.note}]
+
+
+def test_clearing_always_names_run_and_tasks(fake: FakeAirflow) -> None:
+    """A missing run or list would clear tasks in every run, or every failed task (P5)."""
+    fake.airflow().refresh(ROTATED)
+    bodies = [json.loads(r.body) for r in fake.asked("POST", "/clearTaskInstances")]
+    assert [body["dry_run"] for body in bodies] == [True, True, False]
+    assert all(body["dag_run_id"] == "run/1" and body["task_ids"] == [["load", -1]] for body in bodies)
+    assert bodies[-1]["only_failed"] is bodies[-1]["prevent_running_task"] is True
+    assert bodies[-1]["include_downstream"] is False
+
+
+def test_list_is_paged_by_the_rows_received(fake: FakeAirflow) -> None:
+    """Airflow silently gives shorter pages than asked for; nothing is passed over."""
+    fake.page_size = 3
+    fake.dags = [f"dag-{number}" for number in range(10)]
+    report = fake.airflow().refresh(ROTATED)
+    assert report.examined == len(report.retried) == 10
+
+
+def test_log_is_read_to_its_end(fake: FakeAirflow) -> None:
+    """Some log storages give a log piece by piece."""
+
+    def trouble(request: Request) -> Response | None:
+        if "/logs/" not in request.path or request.query.get("token") == "2":
+            return None
+        return Response.json(200, {"content": [{"event": "begins"}], "continuation_token": "2"})
+
+    fake.trouble = trouble
+    assert len(fake.airflow().refresh(ROTATED).retried) == 1
+
+
+# -- the login ------------------------------------------------------------------------------------------------
+
+EXPIRED = Response.json(401, {"detail": "Token Expired"})
+MALFORMED = Response.json(403, {"detail": "Invalid JWT token"})
+
+
+@pytest.mark.parametrize("response", [EXPIRED, MALFORMED])
+def test_expired_token_is_renewed(fake: FakeAirflow, response: Response) -> None:
+    """A token that ran out, or was signed before Airflow got a new key, costs one fresh login."""
+    airflow = fake.airflow()
+    airflow.check()
+    fake.trouble = Once(response)
+    airflow.check()
+    assert len(fake.asked("POST", "/auth/token")) == 2
+    assert fake.requests[-1].headers["Authorization"] == "Bearer token-2"
+
+
+@pytest.mark.parametrize("response", [EXPIRED, MALFORMED])
+def test_token_is_renewed_once_only(fake: FakeAirflow, response: Response) -> None:
+    """A fresh token that is rejected too is no reason to log in for ever (P5)."""
+    fake.trouble = always(response)
+    refusal(fake.airflow(), AirflowRefusedError)
+    assert len(fake.asked("POST", "/auth/token")) == 2
+
+
+def test_missing_right_is_no_reason_to_log_in_again(fake: FakeAirflow) -> None:
+    """A 403 that is about rights names them (P7)."""
+    fake.trouble = always(Response.json(403, {"detail": "Forbidden"}))
+    assert "can_read on DAGs" in str(refusal(fake.airflow(), AirflowRefusedError))
+    assert len(fake.asked("POST", "/auth/token")) == 1
+
+
+def test_changed_password_is_noticed(fake: FakeAirflow) -> None:
+    """The password is asked for at each login, in the thread and context of the caller."""
+    invocation = contextvars.ContextVar("invocation", default="none")
+    seen = []
+
+    def password() -> Password:
+        seen.append(invocation.get())
+        return Password(PASSWORD)
+
+    airflow = fake.airflow(password)
+    invocation.set("first")
+    airflow.check()
+    invocation.set("second")
+    fake.trouble = Once(EXPIRED, ending="/logs/1")
+    airflow.refresh(ROTATED)
+    assert seen == ["first", "second"]
+
+
+@pytest.mark.parametrize("auth", ["token", "entra"])
+def test_token_of_ones_own_needs_no_login(fake: FakeAirflow, auth: str) -> None:
+    """A token from the settings, or from Entra, is sent as it is, to a proxy before Airflow too."""
+    fake.airflow(lambda: Password("mine"), auth=auth).check()
+    assert {r.headers["Authorization"] for r in fake.requests} == {"Bearer mine"}
+    assert not fake.asked("POST", "/auth/token")
+
+
+def test_rejected_token_is_not_sent_again(fake: FakeAirflow) -> None:
+    """When there is no other token, asking again would only be refused again."""
+    fake.trouble = always(EXPIRED)
+    with pytest.raises(AirflowRefusedError, match="AIRFLOW_ENTRA_SCOPE"):
+        fake.airflow(lambda: Password("mine"), auth="entra").check()
+    assert len(fake.asked("GET", "/taskInstances")) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_login_names_the_settings(fake: FakeAirflow, status: int) -> None:
+    """A wrong password is for a person to mend (P3, P7)."""
+    fake.trouble = always(Response.json(status, {"detail": "Invalid credentials"}), ending="/auth/token")
+    assert "AIRFLOW_USERNAME" in str(refusal(fake.airflow(), AirflowRefusedError))
+
+
+@pytest.mark.parametrize("response", [Response.json(404, {}), Response.json(405, {}), Response.json(201, {})])
+def test_airflow_without_password_login_is_refused(fake: FakeAirflow, response: Response) -> None:
+    """An auth manager that gives no tokens for passwords needs another AIRFLOW_AUTH (P7)."""
+    fake.trouble = always(response, ending="/auth/token")
+    assert "AIRFLOW_AUTH" in str(refusal(fake.airflow(), AirflowRefusedError))
