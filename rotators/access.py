@@ -87,6 +87,7 @@ def look_up(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> 
         case AdminEntra():
             admin, trusted = connection, ()
     _check_address(systems, secret.name, connection, trusted)
+    engine.check(connection, secret=secret.name)
     if isinstance(policy.admin, AdminEntra):
         admin = dataclasses.replace(
             connection.with_credential(Credential(policy.admin.login, systems.token(ENTRA_DATABASE_SCOPE))),
@@ -107,6 +108,7 @@ def look_up_again(systems: Systems, secret: SecretVersion, policy: RotationPolic
     ):
         raise TransientError(f"secret {secret.name!r} was changed while its rotation waited; it is tried again")
     _check_address(systems, secret.name, connection, connection.addresses)
+    managed.engine.check(connection, secret=secret.name)
     return dataclasses.replace(managed, secret=secret, policy=policy, connection=connection)
 
 
@@ -149,6 +151,9 @@ def _log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, Connectio
         return managed.engine.admin(managed.admin, secret=name), managed.admin
     except LoginRefusedError as error:
         refusal = error
+    if isinstance(managed.policy.admin, AdminSecret):
+        # It is the one to be mended.
+        refusal = LoginRefusedError(f"admin secret {managed.policy.admin.name!r}, used for {refusal}")
     if isinstance(managed.policy.admin, AdminSelf):
         for before in _earlier_connections(systems, managed):
             try:

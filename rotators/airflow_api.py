@@ -32,6 +32,7 @@ PAGE_SIZE = 100
 # What is slept in one operation for the sake of 429 and 503; beyond that another day is better.
 MOST_SLEPT_SECONDS = 10.0
 ATTEMPTS = 4
+LEAST_RETRY_SECONDS = 30
 BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 
 READ_TASKS = "can_read on DAGs, DAG Runs and Task Instances"
@@ -73,7 +74,7 @@ class Answer:
 
 
 class AirflowApi:
-    """One Airflow. Many threads may share it; the login is kept until Airflow takes it no longer."""
+    """One Airflow. Many threads may share it; a login is kept until Airflow takes it no longer."""
 
     def __init__(self, access: AirflowAccess, password: Callable[[], Password]) -> None:
         self.access = access
@@ -91,8 +92,8 @@ class AirflowApi:
         """
         with self._lock:
             session = Session(self, self._client())
-            if self._token is None and self.access.auth != "password":
-                self._token = self._password()
+            if self.access.auth != "password":
+                self._token = self._password()  # a proxy may answer an expired one with a redirect to its login page
             if self._version is None:
                 self._version = session.version()
             session.supports = self._version
@@ -248,8 +249,11 @@ class Session:
             status, retry_after, content = self._send(request)
             if status not in BUSY or status in expecting:
                 break
-            if attempt == ATTEMPTS or not self._sleep(retry_after or timedelta(seconds=2 ** (attempt - 1))):
-                raise TransientError(f"Airflow is busy ({status})", retry_after=retry_after or timedelta(seconds=30))
+            pause = retry_after if retry_after is not None else timedelta(seconds=2 ** (attempt - 1))
+            if attempt == ATTEMPTS or not self._sleep(pause):
+                raise TransientError(
+                    f"Airflow is busy ({status})", retry_after=max(pause, timedelta(seconds=LEAST_RETRY_SECONDS))
+                )
         answer = Answer(status, _parsed(content))
         if answer.is_good or status in expecting:
             return answer

@@ -69,7 +69,7 @@ class FailedTask:
     map_index: int
     try_number: int
     started: datetime | None
-    ended: datetime
+    ended: datetime | None
     note: str | None
     connection_ids: frozenset[str]
     """What its operator shows of them; that of a function (`@task`) shows none."""
@@ -90,7 +90,7 @@ class FailedTask:
             task_id=row["task_id"],
             map_index=row["map_index"],
             try_number=row["try_number"],
-            started=_moment(row["start_date"]) if row.get("start_date") else None,
+            started=_moment(row["start_date"]),
             ended=_moment(row["end_date"]),
             note=row.get("note"),
             connection_ids=frozenset(shown.values()),
@@ -254,7 +254,9 @@ def _is_second_hand(entry: Mapping[str, Any]) -> bool:  # Any: JSON
     return str(entry.get("logger") or "").endswith(SECOND_HAND_LOGGERS)
 
 
-def _moment(text: str) -> datetime:
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
     moment = datetime.fromisoformat(text)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 

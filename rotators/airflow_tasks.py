@@ -12,16 +12,17 @@ from typing import Any
 
 from rotators.airflow_api import CLEAR_TASKS, READ_LOGS, READ_TASKS, Session, path_of, understood
 from rotators.airflow_logs import FailedTask, RotatedConnection, is_ours, judge
-from rotators.errors import AirflowRefusedError, RotationError, TransientError
+from rotators.errors import RotationError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun, TaskRef
 
 ALL_TASKS = path_of("dags", "~", "dagRuns", "~", "taskInstances")
 NOT_THERE = HTTPStatus.NOT_FOUND
+FAILED = ("failed", "upstream_failed")
 
 LOGS_AT_A_TIME = 4
 LOG_PAGES = 50
-# A log that cannot be read is one task's misfortune; more of them, and Airflow is in trouble.
-UNREADABLE_LOGS = 3
+# A log that cannot be read is one task's misfortune, and so is a run; more of them, and Airflow is in trouble.
+FAILURES = 3
 # An outcome travels in events and log lines, which have their limits.
 MOST_LISTED = 100
 MOST_WARNINGS = 20
@@ -150,11 +151,13 @@ class _Search:
 
     def _log(self, task: FailedTask) -> list[Row] | None:
         """Return the log of the last try, None if it cannot be read. Raise TransientError if Airflow is down."""
+        if self._unreadable > FAILURES:
+            return None  # another thread is about to say that
         try:
             return _read_log(self._session, task)
         except TransientError:
             self._unreadable += 1
-            if self._unreadable > UNREADABLE_LOGS:
+            if self._unreadable > FAILURES:
                 raise
             return None
 
@@ -201,15 +204,16 @@ def _retry(session: Session, rotated: RotatedConnection, search: _Search) -> Air
     runs: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
     for task in search.ours[rotated.secret]:
         runs[task.run].append(task)
+    failures = 0
     for (dag_id, run_id), failed in runs.items():
         try:
             cleared, warnings = _Run(session, dag_id, run_id).retry(failed, rotated)
-        except AirflowRefusedError as error:  # rights may be given for each DAG
+        except RotationError as error:  # rights are given for each DAG, and one that is broken gives 500
             report = combined(report, error)
+            failures += isinstance(error, TransientError)
+            if failures > FAILURES:
+                break
             continue
-        except TransientError as error:
-            report = combined(report, error)
-            break
         report = dataclasses.replace(
             report,
             retried=(*report.retried, RetriedRun(dag_id, run_id, cleared)) if cleared else report.retried,
@@ -258,10 +262,12 @@ class _Run:
         # With `include_downstream` the selection has tasks that failed for another reason too.
         behind = self._clear(ours, include_downstream=True) or []
         wanted = {one.task for one in behind if one.task in ours or one.state == "upstream_failed"}
+        # Whatever its state, what is selected besides is what belongs to them: setups and teardowns.
+        around = (self._clear(wanted, only_failed=False) or []) if wanted else []
+        helpers = {one.task for one in around} - wanted
+        wanted = {one.task for one in around if one.task in wanted and one.state in FAILED}
         if not wanted & ours:
             return (), []  # somebody else was faster
-        around = self._clear(wanted, only_failed=False) or []
-        helpers = {one.task for one in around} - wanted
         if helpers and not self._is_over():
             return (), [
                 f"{self._title}: it has setups or teardowns and still runs; looked at again until the grace is over"
@@ -335,8 +341,8 @@ class _Run:
         if dag["is_paused"]:
             remarks.append(f"{self._title}: the DAG is paused; the run goes on when it is unpaused")
         # The API does not say which DAG is `fail_fast`; such a one skips what has not begun as soon as a task fails.
-        since = min(task.ended for task in failed).isoformat()
-        query = {"state": "skipped", "end_date_gte": since, "limit": 1}
+        since = min((task.ended for task in failed if task.ended), default=datetime.now(UTC))
+        query = {"state": "skipped", "end_date_gte": since.isoformat(), "limit": 1}
         skipped = self._session.call("GET", f"{self._path}/taskInstances", rights=READ_TASKS, query=query)
         with understood():
             if skipped.body["total_entries"]:

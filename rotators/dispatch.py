@@ -9,7 +9,7 @@ from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
 from rotators.decision import Skip, Trigger, decide
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
-from rotators.events import EventIn, EventOut, read_event
+from rotators.events import REQUESTED, EventIn, EventOut, read_event
 from rotators.journal import Invocation, report, write_log
 from rotators.outcome import Outcome
 from rotators.policy import RotationState, read_policy
@@ -25,6 +25,10 @@ def deliver(systems: Systems, event: EventIn) -> None:
     What would fail again is logged and published as `Failed`, and the event ends: thirty redeliveries would lock
     accounts and bury the message.
     """
+    if event.type.startswith("SecretRotation.") and event.type != REQUESTED:
+        # A subscription of our topic without a filter: were this an error, its `Failed` event came back, for ever.
+        write_log(logging.WARNING, "own event", type=event.type, reason="subscribe only SecretRotation.Requested")
+        return
     secret = ""
     try:
         identifier, trigger = read_event(event)
@@ -73,10 +77,20 @@ def sweep(systems: Systems) -> list[Outcome]:
 
 
 def attend(systems: Systems, trigger: Trigger) -> Outcome:
-    """Rotate, as the trigger asks; when it is the sweep's, first retire what is out of its grace."""
-    if trigger.kind == "sweep":
+    """Rotate, as the trigger asks; when it is the sweep's, first retire what is out of its grace.
+
+    What stands in the way of both is reported once.
+    """
+    if trigger.kind != "sweep":
+        return rotate(systems, trigger)
+    try:
         retire(systems, trigger)
-    return rotate(systems, trigger)
+    except PermanentError as error:
+        failure = error
+    else:
+        return rotate(systems, trigger)
+    outcome = rotate(systems, trigger)
+    return report(systems, Invocation(systems, trigger).failed(failure)) if outcome.status == "skipped" else outcome
 
 
 def _hand_out(systems: Systems, work: list[Trigger]) -> bool:

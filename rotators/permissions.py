@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from rotators.connection_secret import Address, ConnectionSecret
 from rotators.databases import Role
 from rotators.errors import PolicyError
-from rotators.policy import ADMIN_FOR_TAG, admin_is_open_for
-from rotators.settings import SSLMODES
+from rotators.policy import ADMIN_FOR_TAG, SSLMODES, admin_is_open_for
 
 
 def check_admin_secret(secret: str, admin_secret: str, admin_tags: Mapping[str, str]) -> None:

@@ -41,6 +41,8 @@ NEAR_EXPIRY = timedelta(days=30)
 # Airflow's SecretCache holds a connection for 900 s: a shorter grace would retire what it still hands out.
 MINIMUM_GRACE = timedelta(minutes=15)
 MINIMUM_EVERY = timedelta(hours=1)
+# libpq's, weakest first.
+SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 # The limits of Key Vault.
 MAXIMUM_TAGS = 15
 MAXIMUM_TAG_LENGTH = 512

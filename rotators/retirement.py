@@ -7,7 +7,7 @@ from datetime import datetime
 from rotators.access import Managed, locked, look_up
 from rotators.databases import AdminSession
 from rotators.decision import Trigger
-from rotators.errors import DatabaseRefusedError, PermanentError
+from rotators.errors import DatabaseRefusedError
 from rotators.journal import Invocation, report, write_log
 from rotators.outcome import Outcome
 from rotators.policy import RotationState, read_policy
@@ -30,14 +30,9 @@ def is_to_retire(state: RotationState | None, now: datetime) -> bool:
 def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
     """Retire the credential of before, when its grace is over; return None when there is nothing to retire.
 
-    Raise TransientError when it has to be tried again; what would fail again is reported, and None returned.
+    Raise TransientError when it has to be tried again, PermanentError when somebody has to mend something.
     """
-    run = Invocation(systems, trigger)
-    try:
-        outcome = _retire(run)
-    except PermanentError as error:
-        report(systems, run.failed(error))
-        return None
+    outcome = _retire(Invocation(systems, trigger))
     return report(systems, outcome, "Retired") if outcome is not None else None
 
 

@@ -171,7 +171,7 @@ def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSes
             _prove_ownership(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
-    with run.step("apply"):
+    with run.step("apply"), admin.transaction():
         if not is_claimed:
             admin.claim(managed.user, managed.identifier)
         if user not in roles:
@@ -200,6 +200,7 @@ def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, 
     try:
         with run.step("apply"):
             if not is_claimed:
+                # Committed by itself: killed before the commit below, only a user with this mark is reconciled.
                 admin.claim(managed.user, managed.identifier)
             with admin.transaction():
                 admin.set_password(new.connection.credential)
@@ -271,9 +272,10 @@ def _prove_ownership(managed: Managed) -> None:
 
 
 def _in_use(user: str, sessions: tuple[UserSession, ...]) -> str:
-    who = sorted({f"{s.application or 'unnamed'} at {s.address or 'a local socket'}" for s in sessions})
+    """Say who still uses the user, as far as the admin may see (it needs `pg_read_all_stats` for more)."""
+    known = {(s.application or "unnamed") + (f" at {s.address}" if s.address else "") for s in sessions}
     since = f" since {timestamp(sessions[0].since)}" if sessions[0].since else ""
-    return f"{len(sessions)} open sessions of {user!r}{since}: {', '.join(who[:5])}"
+    return f"{len(sessions)} open sessions of {user!r}{since}: {', '.join(sorted(known)[:5])}"
 
 
 # -- create and publish ---------------------------------------------------------------------------------------
@@ -305,6 +307,7 @@ def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
         retire_at=now if run.trigger.revoke else now + policy.grace,
     )
     tags = next_tags(managed.secret.name, managed.secret.tags, state, connection.tags())
+    managed.engine.check(connection, secret=managed.secret.name)
     return NewVersion(connection, tags, state, now + policy.validity)
 
 

@@ -12,9 +12,8 @@ from cronsim import CronSim, CronSimError
 from rotators.airflow import AirflowAccess
 from rotators.credential import Password
 from rotators.errors import SettingsError
-from rotators.policy import duration
+from rotators.policy import SSLMODES, duration
 
-SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 DEFAULT_SWEEP_SCHEDULE = "0 */15 * * * *"
 
 AirflowAuth = Literal["password", "token", "entra"]
@@ -166,6 +165,7 @@ class _Reader:
         try:
             parts = urlsplit(value)
             usable = parts.scheme in schemes and bool(parts.hostname) and not parts.username and parts.port != 0
+            usable = usable and (name != "KEY_VAULT_URL" or parts.path in ("", "/"))
         except ValueError:
             usable = False
         if not usable:

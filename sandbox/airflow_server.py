@@ -1,7 +1,8 @@
 """A real Airflow 3 of its own for tests and the demo: `airflow standalone` in an environment apart from ours.
 
-It reads its connections as in production: through the unmodified `AzureKeyVaultBackend`, from the Key Vault
-stand-in, when it is given one.
+Its metastore is a PostgreSQL of its own: on SQLite, the default of `standalone`, whoever writes while another does
+gets an error 500 (`database is locked`). It reads its connections as in production: through the unmodified
+`AzureKeyVaultBackend`, from the Key Vault stand-in, when it is given one.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-HOST = "127.0.0.1"
+from sandbox.postgresql import HOST, PostgreSQL
+
 ROOT = Path(__file__).resolve().parent.parent
 INSTALLATION = ROOT / ".sandbox" / "airflow"
 REQUIREMENTS = ROOT / "sandbox" / "airflow" / "requirements.txt"
@@ -47,6 +49,8 @@ SETTINGS: Mapping[str, str] = {
     "CORE__PARALLELISM": "4",
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
     "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{user}" for user in USERS),
+    # A dozen processes share the metastore.
+    "DATABASE__SQL_ALCHEMY_POOL_SIZE": "3",
     "API__HOST": HOST,
     "API__WORKERS": "1",
     "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
@@ -109,6 +113,8 @@ class AirflowServer:
         self._vault_url = vault_url
         self._environment = environment or {}
         self._dags = dags
+        self._metastore = PostgreSQL(settings={"max_connections": "200", "log_statement": "none"})
+        self._resources = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._token = ""
         self.username = "admin"
@@ -133,7 +139,10 @@ class AirflowServer:
         programs = ensure_installed()
         self.home = Path(tempfile.mkdtemp(prefix="airflow-"))
         try:
-            self._launch(programs)
+            self._resources.enter_context(self._metastore)
+            metastore = self._metastore.create_user("airflow", database="airflow")
+            self._metastore.create_database("airflow", owner="airflow")
+            self._launch(programs, metastore)
             self._await_healthy()
             self._await_dags()
         except BaseException:
@@ -154,6 +163,7 @@ class AirflowServer:
             _comes_about(lambda: not self.processes(), STOP_SECONDS)
             self._process.wait()
             self._process = None
+        self._resources.close()
         if self.home != Path():
             shutil.rmtree(self.home, ignore_errors=True)
 
@@ -261,7 +271,7 @@ class AirflowServer:
 
     # -- starting ----------------------------------------------------------------------------------------------
 
-    def _launch(self, programs: Path) -> None:
+    def _launch(self, programs: Path, metastore: str) -> None:
         api_port, worker_log_port, trigger_log_port = _free_ports(3)
         self.url = f"http://{HOST}:{api_port}"
         passwords = self.home / "passwords.json"
@@ -272,6 +282,7 @@ class AirflowServer:
             "CORE__DAGS_FOLDER": str(self._dags),
             "CORE__EXECUTION_API_SERVER_URL": f"{self.url}/execution/",
             "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(passwords),
+            "DATABASE__SQL_ALCHEMY_CONN": metastore.replace("://", "+psycopg2://", 1),
             "API__PORT": str(api_port),
             "API__BASE_URL": self.url,
             "LOGGING__WORKER_LOG_SERVER_PORT": str(worker_log_port),

@@ -82,6 +82,12 @@ class AdminSession(AbstractContextManager["AdminSession"], Protocol):
 class Engine(Protocol):
     """A kind of database server."""
 
+    def check(self, connection: ConnectionSecret, *, secret: str) -> None:
+        """Raise PolicyError if no session may be opened with this connection; asks nobody.
+
+        Its options could lead elsewhere than its host says, or its user's name is none that the server takes.
+        """
+
     def admin(self, connection: ConnectionSecret, *, secret: str) -> AdminSession:
         """Log in with rights over users. `secret` names the secret being rotated, for error messages.
 

@@ -36,14 +36,15 @@ _PASSED_ON = frozenset(
 # Each could lead to another server than the one that was checked, or to another password.
 _REFUSED = ("hostaddr", "service", "servicefile", "passfile")
 
-_ADMIN_PARAMETERS = {
-    "target_session_attrs": "primary",
-    "client_encoding": "UTF8",
+# What the secret may say otherwise: a server that is gone is noticed within half a minute, not after two hours.
+_DEFAULTS = {
     "keepalives": "1",
     "keepalives_idle": "10",
     "keepalives_interval": "5",
     "keepalives_count": "3",
+    "tcp_user_timeout": "25000",
 }
+_ADMIN_PARAMETERS = {"target_session_attrs": "primary", "client_encoding": "UTF8"}
 _ADMIN_SETTINGS = {
     # What the database's owner has planted in other schemas is not called with the admin's rights.
     "search_path": "pg_catalog, pg_temp",
@@ -51,7 +52,7 @@ _ADMIN_SETTINGS = {
     "default_transaction_read_only": "off",
     "default_transaction_isolation": "'read committed'",
     "datestyle": "ISO",
-    # The server ends the session of an admin that is cut off, and with it the lock: else only after two hours.
+    # So does the server notice that the admin is gone: its lock goes with the session.
     "tcp_keepalives_idle": "10",
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
@@ -70,6 +71,8 @@ _BUSY = re.compile(
     r"too many (?:connections|clients)|connection slots are reserved|system is (?:starting up|shutting down|in recovery"
     r"|not yet accepting|not accepting)|server is (?:not )?in hot standby|session is (?:not )?read-only"
     r"|server closed the connection|Connection (?:refused|reset)|timeout expired|could not (?:receive|send)|SYSCALL"
+    # PgBouncer's words
+    r"|no more connections allowed|cannot connect to server|server login has been failing"
 )
 _MISCONFIGURED = re.compile(
     r'pg_hba\.conf|database ".*" (?:does not exist|is not currently accepting)|permission denied for database'
@@ -140,7 +143,7 @@ type _Parameters = Sequence[object] | Mapping[str, object] | None
 
 
 class PostgreSQLEngine:
-    """Implements Engine. No statement of the admin runs longer than a quarter of a minute."""
+    """Implements Engine."""
 
     def __init__(
         self,
@@ -190,12 +193,22 @@ class PostgreSQLEngine:
         mend = f"ALTER ROLE {_quoted(user)} SET role = {_quoted(expected)}"
         return (f"what {user!r} creates at {where} belongs to {current_user!r}, not to {expected!r}; run {mend}",)
 
-    def _connect(self, connection: ConnectionSecret, secret: str, overrides: Mapping[str, str]) -> _Connection:
+    def check(self, connection: ConnectionSecret, *, secret: str) -> None:
+        user = connection.credential.user
         if refused := [name for name in _REFUSED if name in connection.options]:
             raise PolicyError(
-                f"secret {secret!r}: the connection of {connection.credential.user!r} has the option {refused[0]!r}, "
+                f"secret {secret!r}: the connection of {user!r} has the option {refused[0]!r}, "
                 "which could lead elsewhere than its host says; take it out"
             )
+        if len(user.encode()) > MAX_NAME_BYTES:
+            # The server would cut it off, say so in a notice, and change another user.
+            raise PolicyError(
+                f"secret {secret!r}: the user name {user!r} is longer than PostgreSQL's {MAX_NAME_BYTES} bytes; "
+                "name two shorter ones in rotation-users"
+            )
+
+    def _connect(self, connection: ConnectionSecret, secret: str, overrides: Mapping[str, str]) -> _Connection:
+        self.check(connection, secret=secret)
         try:
             return psycopg.connect(
                 **{**_parameters(connection, self._connect_timeout), **overrides},
@@ -230,7 +243,6 @@ class _Statements:
         """Run, with `parts` in the braces of the statement, and return the rows of its last result.
 
         A part is SQL, or a literal: a text, a number, a Password. Any: mypy takes `**` for the other arguments too.
-
         `mend` is what to do when a right is missing, `on_wait` what to raise when another session holds a lock.
         """
 
@@ -452,6 +464,7 @@ def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dic
     longest = int(connect_timeout.total_seconds())
     asked = connection.options.get("connect_timeout", "")
     return {
+        **_DEFAULTS,
         **{name: value for name, value in connection.options.items() if name in _PASSED_ON},
         **({} if connection.database is None else {"dbname": connection.database}),
         "host": ",".join(address.host for address in connection.addresses),

@@ -96,7 +96,7 @@ def boundaries(monkeypatch: pytest.MonkeyPatch) -> Boundaries:
                 made.around("database.about to commit", lambda: None)()
             made.around("database.committed", lambda: None)()
 
-        session.transaction = around_commit
+        monkeypatch.setattr(session, "transaction", around_commit)
         return session
 
     monkeypatch.setattr(PostgreSQLEngine, "admin", admin)

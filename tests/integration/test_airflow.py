@@ -93,7 +93,7 @@ class World:
         return {**address, "login": login, "password": "an-old-password", "conn_type": "postgres", **fields}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
@@ -147,7 +147,7 @@ class Night:
 UNFINISHED = ("is_retried", "still_runs")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def night(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Night]:
     server = world.server
     go_on = tmp_path_factory.mktemp("night") / "go on"
@@ -193,7 +193,8 @@ def test_failed_run_ends_in_success(night: Night) -> None:
     assert night.before["warehouse_report"] == {("extract", -1): "failed", ("publish", -1): "upstream_failed"}
     assert night.retried("warehouse_report") == (("extract", -1), ("publish", -1))
     assert night.end("warehouse_report") == "success"
-    assert night.reports[night.warehouse.secret].status == "healed"
+    report = night.reports[night.warehouse.secret]
+    assert report.status == "healed", report.warnings
 
 
 def test_note_says_why_a_task_runs_again(night: Night) -> None:
@@ -240,7 +241,8 @@ def test_handled_and_hidden_refusals_are_suspected(night: Night) -> None:
 def test_task_without_an_error_is_unknown(night: Night) -> None:
     """A log without an error may still be on its way: the task is looked at again by the next sweep."""
     unknown = {(t.dag_id, t.task_id) for t in night.reports[night.warehouse.secret].unknown}
-    assert unknown == {("has_a_bug", "leave")}
+    # A fail_fast DAG ends its running tasks from outside, which their logs may show or not.
+    assert unknown - {("fails_fast", "first")} == {("has_a_bug", "leave")}
 
 
 def test_another_connection_is_left_alone(night: Night) -> None:
@@ -291,7 +293,11 @@ def test_failed_task_in_a_successful_run_is_retried(night: Night) -> None:
 
 def test_what_fail_fast_skipped_is_reported(night: Night) -> None:
     """The tasks that a fail_fast DAG skipped do not run again by themselves: a warning says so."""
-    assert night.before["fails_fast"]["later", -1] == "skipped"
+    assert night.before["fails_fast"] == {
+        ("warehouse", -1): "failed",
+        ("first", -1): "failed",
+        ("later", -1): "skipped",
+    }
     assert night.retried("fails_fast") == (("warehouse", -1),)
     assert "fail_fast" in night.warning("fails_fast")
 

@@ -196,10 +196,18 @@ def slow(request: Request) -> Response | None:
 
 def test_connection_that_breaks_off_is_opened_again(fake: FakeAirflow) -> None:
     """A server closes idle connections, possibly while we send: the request is sent once more."""
+    breaks = iter([True])
+
+    def trouble(_: Request) -> None:
+        if next(breaks, False):
+            raise ConnectionAbortedError
+
     airflow = fake.airflow()
     airflow.check()
-    fake.service.close_connections()
+    fake.trouble = trouble
     airflow.check()
+    breaks = iter([True] * 2)
+    assert "broke off" in str(refusal(airflow, TransientError))
 
 
 @pytest.mark.parametrize("status", [500, 502, 504, 520])
@@ -249,7 +257,7 @@ def test_logs_that_cannot_be_read_are_transient(fake: FakeAirflow) -> None:
     fake.trouble = always(Response.json(503, {}, {"Retry-After": "60"}), ending="/logs/1")
     with pytest.raises(TransientError):
         fake.airflow().retry_failed([ROTATED])
-    assert len(fake.asked("GET", "/logs/1")) < 20
+    assert len(fake.asked("GET", "/logs/1")) < 10
 
 
 def test_run_that_refuses_stops_no_other(fake: FakeAirflow) -> None:
@@ -270,14 +278,22 @@ def test_run_that_refuses_stops_no_other(fake: FakeAirflow) -> None:
     assert "can_edit" in report.warnings[0]
 
 
-def test_airflow_that_goes_away_leaves_the_rest_pending(fake: FakeAirflow) -> None:
-    """What was cleared is reported, what was not is tried again."""
+def test_run_that_fails_stops_no_other(fake: FakeAirflow) -> None:
+    """What was cleared is reported, what was not is tried again (P5)."""
     fake.dags = ["a", "b", "c"]
     fake.trouble = lambda r: Response.json(500, {}) if r.path.endswith("/dags/b/clearTaskInstances") else None
     report = fake.airflow().refresh(ROTATED)
-    assert [run.dag_id for run in report.retried] == ["a"]
+    assert [run.dag_id for run in report.retried] == ["a", "c"]
     assert report.status == "pending"
-    assert not fake.asked("POST", "/dags/c/clearTaskInstances")
+
+
+def test_airflow_that_goes_away_is_not_asked_for_each_run(fake: FakeAirflow) -> None:
+    """When many runs fail, it is Airflow that is in trouble."""
+    fake.dags = [f"dag-{number}" for number in range(20)]
+    fake.trouble = always(Response.json(500, {}), ending="/clearTaskInstances")
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.retried) == ("pending", ())
+    assert len(fake.asked("POST", "/clearTaskInstances")) < 20
 
 
 # -- another server than expected -----------------------------------------------------------------------------
@@ -341,6 +357,38 @@ def test_clearing_always_names_run_and_tasks(fake: FakeAirflow) -> None:
     assert all(body["dag_run_id"] == "run/1" and body["task_ids"] == [["load", -1]] for body in bodies)
     assert bodies[-1]["only_failed"] is bodies[-1]["prevent_running_task"] is True
     assert bodies[-1]["include_downstream"] is False
+
+
+@pytest.mark.parametrize(("state", "cleared"), [("running", 0), ("failed", 1)])
+def test_setup_does_not_run_again_below_a_running_task(fake: FakeAirflow, state: str, cleared: int) -> None:
+    """What a setup made may be in use as long as its run goes on: the next sweep looks again (P5)."""
+
+    def trouble(request: Request) -> Response | None:
+        if request.method == "GET" and request.path.endswith("/dagRuns/run%2F1"):
+            return Response.json(200, {"state": state})
+        if not request.path.endswith("/clearTaskInstances") or json.loads(request.body)["only_failed"]:
+            return None
+        setup = {**fake.row("report"), "task_id": "create", "state": "success"}
+        return Response.json(200, {"task_instances": [fake.row("report"), setup]})
+
+    fake.trouble = trouble
+    report = fake.airflow().refresh(ROTATED)
+    assert [run.tasks for run in report.retried] == [(("create", -1), ("load", -1))] * cleared
+    assert len(report.warnings) == 1 - cleared
+
+
+def test_task_that_somebody_cleared_meanwhile_is_left_alone(fake: FakeAirflow) -> None:
+    """Between the search and the clearing a person may have been faster (P5)."""
+
+    def trouble(request: Request) -> Response | None:
+        if not request.path.endswith("/clearTaskInstances") or json.loads(request.body)["only_failed"]:
+            return None
+        return Response.json(200, {"task_instances": [{**fake.row("report"), "state": None}]})
+
+    fake.trouble = trouble
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.retried) == ("healed", ())
+    assert all(json.loads(r.body)["dry_run"] for r in fake.asked("POST", "/clearTaskInstances"))
 
 
 def test_list_is_paged_by_the_rows_received(fake: FakeAirflow) -> None:

@@ -367,6 +367,18 @@ def test_a_second_user_without_the_rights_of_the_first(server: PostgreSQL, any_u
     assert ENGINE.verify(second.connection, secret=SECRET, acts_as=any_user.name) == ()
 
 
+def test_a_second_user_that_has_the_rights_only_by_acting_as_the_first(server: PostgreSQL, any_user: User) -> None:
+    """A pair that a DBA made without inheritance does as well: what counts is whom its sessions begin as."""
+    second = new_user(server)
+    for statement in (
+        f"ALTER ROLE {second.name} NOINHERIT",
+        f"GRANT {any_user.name} TO {second.name}",
+        f"ALTER ROLE {second.name} SET role = {any_user.name}",
+    ):
+        server.execute(statement)
+    assert ENGINE.verify(second.connection, secret=SECRET, acts_as=any_user.name) == ()
+
+
 def test_a_first_user_that_does_not_exist_gives_no_rights(user: User) -> None:
     """Rights of somebody who is not there are rights that are missing."""
     with Raised(DatabaseRefusedError, user.password):

@@ -182,6 +182,8 @@ def test_addresses_are_compared_when_all_hosts_are_addresses() -> None:
         ),
         # `raise … from None`
         ([failed(error("cannot load", "RuntimeError"))], "other"),
+        # a sensor that swallows errors until its time is over
+        ([failed(error("Sensor has timed out; run duration of 61.0 seconds …", "AirflowSensorTimeout"))], "other"),
         # a shell, and a pool
         (
             [
@@ -278,6 +280,7 @@ def test_row_of_the_list() -> None:
     """What Airflow lists is read with its times in UTC; without them the task never began."""
     assert FailedTask.from_json(ROW) == TASK
     assert FailedTask.from_json({**ROW, "start_date": None}).started is None
+    assert FailedTask.from_json({**ROW, "end_date": None}).ended is None
     assert FailedTask.from_json({**ROW, "start_date": "2026-11-24T11:59:00"}) == TASK
 
 

@@ -35,7 +35,7 @@ from rotators.policy import RotationState
 from rotators.vault import SecretVersion
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=30, deadline=None)
 
 
 def read(body: bytes = b"", *, name: str = "warehouse", headers: Mapping[str, str] | None = None) -> Trigger:

@@ -15,7 +15,7 @@ from rotators.policy import is_secret_name
 NEAR_EXPIRY = "Microsoft.KeyVault.SecretNearExpiry"
 ID = "https://rotation.vault.azure.net/secrets/warehouse/0123456789abcdef0123456789abcdef"
 VERSION = "0123456789abcdef0123456789abcdef"
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=30, deadline=None)
 
 
 def event(data: object, kind: str = NEAR_EXPIRY, event_id: str = "event-1") -> EventIn:

@@ -36,7 +36,7 @@ from tests.wrong_tags import ALTERNATING, SINGLE, WRONG_TAGS, named
 NAME = "airflow-connections-warehouse"
 PREFIX = "airflow-connections"
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
-EXAMPLES = settings(max_examples=60, deadline=None)
+EXAMPLES = settings(max_examples=30, deadline=None)
 
 
 def policy(tags: Mapping[str, str], name: str = NAME) -> RotationPolicy:
