@@ -61,6 +61,8 @@ def rotate(systems: Systems, trigger: Trigger) -> Outcome:
             run.warn(str(error))
             run.trigger = dataclasses.replace(trigger, version=None)
             outcome = _rotate(run)
+            if outcome.obstacle == "done":
+                outcome = dataclasses.replace(outcome, status="rotated", obstacle=None)
     except PermanentError as error:
         report(systems, run.failed(error))
         raise

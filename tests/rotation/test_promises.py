@@ -222,6 +222,17 @@ def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest
     assert here.logs_in(name)
 
 
+def test_a_vault_that_fails_after_publishing_does_not_hide_the_rotation(here: World) -> None:
+    """P4: the version is there, so the outcome says that it was rotated, and nothing is made twice."""
+    name = here.alternating()
+    here.make_due()
+    here.vault.fail(method="GET", path=f"/secrets/{name}", status=503, times=4, skip=2)
+    deliver(here.systems, here.near_expiry(name))
+    assert len(here.versions(name)) == 2
+    assert here.topic.types == ["Completed"]
+    assert here.topic.events[0].data["status"] == "rotated"
+
+
 def test_a_read_only_vault_changes_nothing_that_anybody_uses(here: World) -> None:
     """P1: a region that failed over answers reads only."""
     for name in (here.alternating(), here.single(rotation_admin="self")):
