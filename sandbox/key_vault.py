@@ -1,6 +1,6 @@
 """A Key Vault on 127.0.0.1 that the unmodified `azure-keyvault-secrets` talks to.
 
-It is held to `facts/key-vault.md` (sections 1 to 4): what the service is known to answer it answers; what could
+It is held to what the service is known to answer, by `tests/key_vault` and the SDK's own live tests; what could
 not be found out is marked UNVERIFIED where it is decided.
 """
 

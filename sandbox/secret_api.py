@@ -1,6 +1,6 @@
 """The REST interface of a Key Vault for secrets: requests to `SecretStore`, its answers as the service words them.
 
-Held to sections 1.1 to 1.3 of the facts. What could not be found out is marked UNVERIFIED.
+Held to recordings of the real service. What could not be found out is marked UNVERIFIED.
 """
 
 import base64

@@ -1,4 +1,4 @@
-"""What a Key Vault knows about secrets, and its rules. Sections 1.3, 1.4 and 2 of the facts; no HTTP."""
+"""What a Key Vault knows about secrets, and its rules. No HTTP."""
 
 import re
 import secrets

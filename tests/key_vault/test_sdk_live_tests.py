@@ -1,8 +1,8 @@
 """The live tests that Microsoft ships with azure-keyvault-secrets, run against the stand-in.
 
 They come with the source distribution of the version that is installed here. It and what they need are fetched once
-into a virtual environment of their own under `.sandbox/`; later runs need no network. They are a weak judge (see
-section 4 of the facts): what rotation depends on is pinned by name in test_stand_in.py.
+into a virtual environment of their own under `.sandbox/`; later runs need no network. They are a weak
+judge of a stand-in, though: what rotation depends on is pinned by name in test_stand_in.py.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""What rotation depends on in Key Vault, held on the stand-in by name (sections 1 to 3 of the facts).
+"""What rotation depends on in Key Vault, held on the stand-in by name.
 
 The client is the unmodified SecretClient with the real ManagedIdentityCredential, led here by the environment alone.
 """
