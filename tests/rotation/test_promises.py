@@ -209,6 +209,8 @@ def test_the_sweep_reads_only_what_has_something_to_do(here: World) -> None:
 def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """P4: without the lock another instance may be at work."""
     name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=25))
     verify = PostgreSQLEngine.verify
 
     def verify_and_cut(*args: object, **kwargs: object) -> object:
@@ -218,7 +220,7 @@ def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest
     monkeypatch.setattr(PostgreSQLEngine, "verify", verify_and_cut)
     with pytest.raises(TransientError):
         rotate(here.systems, here.trigger(name))
-    assert len(here.versions(name)) == 1
+    assert len(here.versions(name)) == 2
     assert here.logs_in(name)
 
 
