@@ -16,8 +16,10 @@ demo: .venv/.ready ## rotate for real, end to end, on a Key Vault stand-in, Post
 sandbox: .venv/.ready ## start all of that and keep it up, to try things by hand
 	@$(PYTHON) -m sandbox
 
+# A variable that is set wins over local.settings.json, and this one would hide the sandbox's own authority.
 start: .venv/.ready ## run the app on the sandbox (with func, if it is installed)
-	@if command -v func >/dev/null 2>&1; then . .venv/bin/activate && func start; else $(PYTHON) -m sandbox.functions_host; fi
+	@unset REQUESTS_CA_BUNDLE; if command -v func >/dev/null 2>&1; then . .venv/bin/activate && func start; \
+	else $(PYTHON) -m sandbox.functions_host; fi
 
 test: .venv/.ready ## every test, on real PostgreSQL and real Airflow
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)

@@ -186,7 +186,8 @@ def _translate(what: str, error: AzureError) -> PermanentError | TransientError:
             f"{what}: the managed identity gave no token for Key Vault; if this lasts, check that the identity is "
             "assigned to the app and that AZURE_CLIENT_ID is its client id"
         )
-    return TransientError(f"{what}: Key Vault cannot be reached ({type(error).__name__})")
+    # An address, a path and what the network said: no request body, no token.
+    return TransientError(f"{what}: Key Vault cannot be reached: {str(error)[:400]}")
 
 
 def _translate_answer(what: str, error: HttpResponseError, status: int) -> PermanentError | TransientError:

@@ -39,7 +39,9 @@ Ctrl-C ends everything.
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that starts this in the background has Ctrl-C ignored.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     print("Starting PostgreSQL, the Key Vault stand-in and Airflow (20 s, more the first time) ...", flush=True)
     with suppress(KeyboardInterrupt), Laptop() as laptop:
         file = laptop.write_local_settings()

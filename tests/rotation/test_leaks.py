@@ -26,6 +26,9 @@ class Kept:
 
     def exception(self, error: BaseException) -> None:
         """Keep its text, its attributes, and the locals of every frame that it came through."""
+        for origin in (error.__cause__, error.__context__):
+            # A library's error holds the request, or the whole connection string, wherever its text may say nothing.
+            assert origin is None or isinstance(origin, RotationError)
         shown = traceback.TracebackException.from_exception(error, capture_locals=True)
         self.texts += shown.format()
         self.texts += [repr(vars(error)), repr(error.__context__), repr(error.__cause__)]
