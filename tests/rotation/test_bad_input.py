@@ -86,7 +86,9 @@ class Everything:
         # Passwords, rights, comments, settings and memberships of every user.
         return here.server.execute("""
             SELECT r.*, shobj_description(r.oid, 'pg_authid'),
-                ARRAY(SELECT s.setconfig::text FROM pg_db_role_setting s WHERE s.setrole = r.oid ORDER BY s.setdatabase),
+                ARRAY(
+                    SELECT s.setconfig::text FROM pg_db_role_setting s WHERE s.setrole = r.oid ORDER BY s.setdatabase
+                ),
                 ARRAY(SELECT m.roleid FROM pg_auth_members m WHERE m.member = r.oid ORDER BY m.roleid)
             FROM pg_authid r ORDER BY r.rolname
         """)
