@@ -55,6 +55,7 @@ def test_an_airflow_that_is_down_delays_the_refresh_and_nothing_else(here: World
         deliver(there.systems, event)
     assert here.logs_in(name)
     assert pending(here, name) == ("refresh",)
+    assert here.topic.events[0].data["warnings"] == ["Airflow cannot be reached"]
     airflow.failure = None
     deliver(there.systems, event)
     assert pending(here, name) == ()
