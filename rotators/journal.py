@@ -106,7 +106,7 @@ class Invocation:
         )
         if skip.obstacle == "done" and self.trigger.kind == "http":
             # What the first request with this idempotency key did.
-            return dataclasses.replace(outcome, status="rotated", obstacle=None)
+            return dataclasses.replace(outcome, status="rotated")
         return outcome
 
     def failed(self, error: RotationError) -> Outcome:
@@ -155,6 +155,8 @@ def report(systems: Systems, outcome: Outcome, event: str | None = None) -> Outc
     write_log(level, f"rotation {outcome.status}", **outcome.as_json())
     if event is not None:
         events = [event]
+    elif outcome.obstacle is not None:
+        events = []  # nothing was done, or it was told when it was done
     else:
         events = {"rotated": ["Completed"], "resumed": ["Completed"], "failed": ["Failed"]}.get(outcome.status, [])
         if outcome.airflow is not None and outcome.airflow.status == "healed":

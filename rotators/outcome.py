@@ -76,7 +76,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one trigger did to one secret. `obstacle` says, for a skipped one, which row of the decision it was."""
+    """What one trigger did to one secret. `obstacle` says which row of the decision kept it from more."""
 
     secret: str
     status: Status

@@ -80,12 +80,12 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
     systems, trigger = run.systems, run.trigger
     with run.step("read"):
         secret, copied_state = _read(run)
+    if (then := _made_earlier(run, secret)) is not None:
+        return run.skipped(then, None, Skip("done", "with the same idempotency key, and another came after it"))
     decided = _decide(run, secret)
     if isinstance(decided, Outcome):
         return decided
     policy, decision = decided
-    if isinstance(decision, Rotate) and (then := _made_earlier(run, secret)) is not None:
-        return run.skipped(then, policy, Skip("done", "with the same idempotency key, and another came after it"))
     with run.step("look up"):
         managed = look_up(systems, secret, policy)
     with ExitStack() as session:
@@ -137,7 +137,7 @@ def current_of(secret: SecretVersion) -> Current:
 
 def _made_earlier(run: Invocation, current: SecretVersion) -> SecretVersion | None:
     """Return the version, not the current one, that an earlier request with the same idempotency key made."""
-    if not run.trigger.is_repeatable:
+    if not run.trigger.is_repeatable or (current.state is not None and current.state.id == run.trigger.id):
         return None
     for version in run.systems.vault.versions(current.name):
         state = version.state

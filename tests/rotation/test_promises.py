@@ -236,6 +236,19 @@ def test_a_vault_that_fails_after_publishing_does_not_hide_the_rotation(here: Wo
     assert here.topic.events[0].data["status"] == "rotated"
 
 
+def test_a_request_that_is_repeated_late_gets_the_answer_of_then(here: World) -> None:
+    """P4: also when another rotation came after it, whose grace would refuse a new one; it is not told twice."""
+    name = here.alternating()
+    request = here.trigger(name, id="key-1", is_repeatable=True)
+    first = rotate(here.systems, request)
+    here.clock.advance(timedelta(hours=25))
+    rotate(here.systems, here.trigger(name))
+    again = rotate(here.systems, request)
+    assert (again.status, again.version, again.rotation_id) == ("rotated", first.version, "key-1")
+    assert len(here.versions(name)) == 3
+    assert here.topic.types == ["Completed", "Completed"]
+
+
 def test_a_read_only_vault_changes_nothing_that_anybody_uses(here: World) -> None:
     """P1: a region that failed over answers reads only."""
     for name in (here.alternating(), here.single(rotation_admin="self")):
