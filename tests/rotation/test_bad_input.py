@@ -708,8 +708,8 @@ def test_an_admin_that_may_not_copy_the_settings_of_the_first_user_is_refused(he
     """P7: the second user needs them too; nothing is half done, the first user's comment neither."""
     here.admin()
     name = managed(here, "alternating-users")
-    here.server.execute(f'ALTER ROLE "{here.user_of(name)}" SET log_min_duration_statement = 0')
-    said = 'GRANT SET ON PARAMETER log_min_duration_statement TO "rotator"'
+    here.server.execute(f'ALTER ROLE "{here.user_of(name)}" SET log_error_verbosity = terse')
+    said = 'GRANT SET ON PARAMETER log_error_verbosity TO "rotator"'
     refused(here, name, DatabaseRefusedError, repr(name), said, attempts=True)
 
 
