@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -239,3 +240,41 @@ def test_wrong_settings_are_all_named_by_health_and_every_route(here: World) -> 
         named = key_vault_event(NEAR_EXPIRY, f"{here.vault.url}/secrets/x/0123", None)
         assert host.post_event(named)[0] == 500
         assert host.output().count("AIRFLOW_AUTH is not one of") >= 1
+
+
+def test_what_is_down_is_503_and_brought_again(tmp_path: Path) -> None:
+    """P2, P7: a database, a vault, an identity or an Airflow that is not there makes nothing worse, and it passes."""
+    with PostgreSQL() as server, world(tmp_path, server, behind=OLD) as here:
+        name = due(here)
+        one = event(here, name)
+        nowhere = {"AIRFLOW_URL": "http://127.0.0.1:9", "AIRFLOW_AUTH": "token", "AIRFLOW_TOKEN": "x"}
+        with FunctionsHost(APP, environment={**here.vault.environment(), **nowhere}) as host:
+
+            def refused() -> tuple[int, bool]:
+                status, headers, body = host.http("POST", f"/api/secrets/{name}/rotate")
+                assert name in json_of(body)["detail"]
+                return status, any(header.lower() == "retry-after" for header in headers)
+
+            identity = here.vault.identity.fail(status=500, times=None)
+            assert refused() == (503, True)
+            assert host.post_event(one)[0] == 500
+            identity.remove()
+            # msal goes on saying no for 5 s without asking; Event Grid's first repetition comes after 10 s.
+            until = time.monotonic() + 30
+            while host.http("GET", f"/api/secrets/{name}")[0] != 200 and time.monotonic() < until:
+                time.sleep(0.2)
+            server.stop()
+            assert refused() == (503, True)
+            assert host.post_event(one)[0] == 500
+            server.start()
+            assert len(here.versions(name)) == 1
+            # The vault and the database are back; only Airflow is not: the rotation stands, the refresh is pending.
+            assert host.post_event(one)[0] == 500
+            assert len(here.versions(name)) == 2
+            assert here.logs_in(name)
+            state = read_state(here.tags(name))
+            assert state is not None
+            assert state.pending == ("refresh",)
+            single = here.single(rotation_admin="self")
+            status, _, body = host.http("POST", f"/api/secrets/{single}/rotate")
+            assert (status, json_of(body)["airflow"]["status"]) == (202, "pending")
