@@ -45,14 +45,8 @@ class Invocation:
         finally:
             step = Step(name, (time.monotonic() - started) * 1000)
             self.steps.append(step)
-            write_log(
-                logging.INFO,
-                "step" if succeeded else "step failed",
-                secret=self.trigger.secret,
-                rotationId=self.trigger.id,
-                step=name,
-                milliseconds=round(step.milliseconds, 1),
-            )
+            event = "step" if succeeded else "step failed"
+            self._log(logging.INFO, event, step=name, milliseconds=round(step.milliseconds, 1))
 
     @property
     def cause(self) -> Cause:
@@ -121,13 +115,7 @@ class Invocation:
         )
 
     def delayed(self, error: RotationError) -> None:
-        write_log(
-            logging.WARNING,
-            "rotation delayed",
-            secret=self.trigger.secret,
-            rotationId=self.trigger.id,
-            reason=str(error),
-        )
+        self._log(logging.WARNING, "rotation delayed", reason=str(error))
 
     def fault(self, error: Exception) -> UnexpectedError:
         """Say where an error that nobody foresaw happened, and nothing that was at hand there: see P3."""
@@ -136,14 +124,11 @@ class Invocation:
         fault = UnexpectedError(
             f"secret {self.trigger.secret!r}: {type(error).__name__} at {where}; please report this fault"
         )
-        write_log(
-            logging.ERROR,
-            "rotation fault",
-            secret=self.trigger.secret,
-            rotationId=self.trigger.id,
-            reason=str(fault),
-        )
+        self._log(logging.ERROR, "rotation fault", reason=str(fault))
         return fault
+
+    def _log(self, level: int, event: str, **fields: object) -> None:
+        write_log(level, event, secret=self.trigger.secret, rotationId=self.trigger.id, **fields)
 
 
 def report(systems: Systems, outcome: Outcome, event: str | None = None) -> Outcome:

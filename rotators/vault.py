@@ -28,8 +28,6 @@ from rotators.errors import (
 )
 from rotators.policy import STATE_TAG, RotationState, read_state
 
-# A secret's value may have this many bytes.
-MAXIMUM_VALUE_BYTES = 25_600
 # Event Grid waits 30 s for an answer: rather give the event back than sleep through that.
 LONGEST_WAIT = timedelta(seconds=5)
 _CONNECTION_TIMEOUT_SECONDS = 5
@@ -120,8 +118,6 @@ class Vault:
         Raise TransientError if no version of ours is there; then none will be current later, but for an
         answer so late that the read overtook the write.
         """
-        if len(value.reveal().encode()) > MAXIMUM_VALUE_BYTES:
-            raise PolicyError(f"secret {before.name!r}: the new value would have more than {MAXIMUM_VALUE_BYTES} bytes")
         try:
             return _calling(
                 f"secret {before.name!r}",

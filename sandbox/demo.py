@@ -229,7 +229,7 @@ def _wait(condition: Callable[[], bool]) -> bool:
 
 def _state(laptop: Laptop, secret: str) -> dict[str, Any]:
     state: dict[str, Any] = json.loads(laptop.vault.current(secret).tags.get("rotation-state", "{}"))
-    return {"pending": [], **state} if state else state
+    return state
 
 
 def _user(uri: str) -> str:
