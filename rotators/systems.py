@@ -18,6 +18,10 @@ from rotators.events import Topic
 from rotators.settings import Settings, read_settings
 from rotators.vault import Vault
 
+# azure-core waits five minutes for an identity that does not answer; Event Grid waits half a minute for us.
+_CONNECTION_TIMEOUT_SECONDS = 5
+_READ_TIMEOUT_SECONDS = 10
+
 
 @dataclass(frozen=True, slots=True)
 class Systems:
@@ -68,7 +72,11 @@ def _credential(settings: Settings) -> TokenCredential:
     `AZURE_TOKEN_CREDENTIALS`, azure-identity's own setting, names something else on a laptop (`dev`).
     """
     if settings.credential_name.lower() == "managedidentitycredential":
-        return ManagedIdentityCredential(client_id=settings.client_id)
+        return ManagedIdentityCredential(
+            client_id=settings.client_id,
+            connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
+            read_timeout=_READ_TIMEOUT_SECONDS,
+        )
     try:
         return DefaultAzureCredential(managed_identity_client_id=settings.client_id)
     except ValueError:

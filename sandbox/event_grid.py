@@ -28,6 +28,7 @@ from typing import Literal, Self
 from urllib.parse import urlsplit
 
 from sandbox.event_schemas import TOPIC, VAULT, Event, Schema, as_cloud_event, as_event_grid, key_vault_event
+from sandbox.faults import Faults, Tap
 from sandbox.http_service import HttpService, Request, Response
 
 __all__ = ["RETRY_SCHEDULE", "Attempt", "Event", "EventGrid", "Schema", "Subscription", "key_vault_event"]
@@ -138,7 +139,11 @@ class EventGrid:
         self._closed = False
         self._pool = ThreadPoolExecutor(parallel, "event-grid")
         self._scheduler = threading.Thread(target=self._schedule_deliveries, daemon=True)
-        self._topic = HttpService(self._take, tls=_server_context(certificate) if certificate else None)
+        self._faults = Faults(lambda status, code, _: _refuse(status, code, "made to fail"))
+        self._topic = HttpService(
+            lambda request: self._faults.around(request, self._take),
+            tls=_server_context(certificate) if certificate else None,
+        )
 
     def __enter__(self) -> Self:
         self._topic.start()
@@ -369,6 +374,10 @@ class EventGrid:
             with self._changed:
                 self._under_way.pop(number, None)
             connection.close()
+
+    def watch(self, tap: Tap | None) -> None:
+        """Let `tap` see each request to the topic, and interfere; None ends it."""
+        self._faults.tap = tap
 
     def _take(self, request: Request) -> Response:
         """Answer what is sent to the topic as the service does; the SDK takes 200 only for success."""

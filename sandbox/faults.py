@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal
+from typing import Literal, Protocol
 
 from sandbox.http_service import Request, Response
 
@@ -39,8 +39,22 @@ class RequestLog:
         return tuple(r for r in requests if method in (None, r.method) and re.search(path, r.path))
 
 
-class Dropped(ConnectionAbortedError):  # noqa: N818 (a signal to the HTTP service: close without an answer)
+class Dropped(ConnectionAbortedError):  # noqa: N818 (a signal to the service: close without an answer)
     """The connection ends without an answer."""
+
+
+class Call(Protocol):
+    """A call to an outside system, on its way. Each method may return another answer, wait, or raise Dropped."""
+
+    def before(self) -> Response | None:
+        """Do something before the call has an effect; with an answer it has none."""
+
+    def after(self) -> Response | None:
+        """Do something when it has had its effect, before the caller learns it."""
+
+
+type Tap = Callable[[str], Call]
+"""Called with what is asked, as each call comes in."""
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +84,7 @@ class Faults:
     """The faults of one server; `error` renders a status and a code as that server's errors look."""
 
     def __init__(self, error: Callable[[int, str, Mapping[str, str]], Response]) -> None:
+        self.tap: Tap | None = None
         self._error = error
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
@@ -113,6 +128,15 @@ class Faults:
 
     def around(self, request: Request, handle: Callable[[Request], Response]) -> Response:
         """Return what `handle` answers, or what a fault does. Raise Dropped when there is to be no answer."""
+        if self.tap is None:
+            return self._around(request, handle)
+        call = self.tap(f"{request.method} {path_of(request)}")
+        if interruption := call.before():
+            return interruption
+        response = self._around(request, handle)
+        return call.after() or response
+
+    def _around(self, request: Request, handle: Callable[[Request], Response]) -> Response:
         if interruption := self._strike(request, "before"):
             return interruption
         response = handle(request)

@@ -2,13 +2,13 @@
 
 import secrets
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from sandbox.clock import Clock
-from sandbox.faults import Dropped, Fault, Faults, LoggedRequest, RequestLog
+from sandbox.faults import Dropped, Fault, Faults, LoggedRequest, RequestLog, Tap
 from sandbox.http_service import HttpService, Request, Response
 
 PATH = "/msi/token"
@@ -39,6 +39,8 @@ class Identity:
         self.header = secrets.token_hex(16)
         self._tokens: dict[str, Token] = {}
         self._revoked: set[str] = set()
+        self.on_issue: Callable[[Token], object] | None = None
+        """Told of each token before anybody has it: a database that takes tokens learns them so."""
         self._lock = threading.Lock()
         self._faults = Faults(_error)
         self._log = RequestLog()
@@ -77,6 +79,8 @@ class Identity:
         token = Token(secrets.token_urlsafe(48), resource, client_id, self.clock.now() + self.lifetime)
         with self._lock:
             self._tokens[token.value] = token
+        if self.on_issue:
+            self.on_issue(token)
         return token
 
     def revoke(self) -> None:
@@ -97,6 +101,10 @@ class Identity:
     def fail(self, **how: Any) -> Fault:  # Any: the keywords of Faults.add
         """Make requests for tokens fail; see `Faults.add`."""
         return self._faults.add(**how)
+
+    def watch(self, tap: Tap | None) -> None:
+        """Let `tap` see each request for a token, and interfere; None ends it."""
+        self._faults.tap = tap
 
     @property
     def requests(self) -> tuple[LoggedRequest, ...]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self, get_args
 
 from sandbox.certificates import certificates
 from sandbox.clock import Clock
-from sandbox.faults import Dropped, Fault, Faults, LoggedRequest, RequestLog
+from sandbox.faults import Dropped, Fault, Faults, LoggedRequest, RequestLog, Tap
 from sandbox.http_service import HttpService, Request, Response
 from sandbox.identity import Identity, Token
 from sandbox.key_vault_events import Event, KeyVaultEvents, Ticker
@@ -195,6 +195,10 @@ class KeyVault:
     def fail(self, **how: Any) -> Fault:  # Any: the keywords of Faults.add
         """Make authorized requests fail; see `Faults.add`. A request without a good token is always challenged."""
         return self._faults.add(**how)
+
+    def watch(self, tap: Tap | None) -> None:
+        """Let `tap` see each authorized request, and interfere; None ends it."""
+        self._faults.tap = tap
 
     def deny(self, permission: Permission, name: str = ".*", *, client_id: str | None = None) -> Denial:
         """Answer 403 ForbiddenByRbac for names that match as a whole, to one identity or to all."""

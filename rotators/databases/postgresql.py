@@ -10,10 +10,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, LiteralString, Self
+from typing import Any, LiteralString, Self, override
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import PQGen
 
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, Password
@@ -138,8 +139,26 @@ _SETTINGS_QUERY = """
     WHERE s.setrole = (SELECT oid FROM pg_roles WHERE rolname = %s)
 """
 
-type _Connection = psycopg.Connection[tuple[Any, ...]]  # Any: what a row holds depends on its query
 type _Parameters = Sequence[object] | Mapping[str, object] | None
+
+
+class _Connection(psycopg.Connection[tuple[Any, ...]]):  # Any: what a row holds depends on its query
+    """Gives up on a server that never answers.
+
+    A server's own time-outs need a server, and TCP's notice only a network that is gone: behind a proxy or a load
+    balancer whose other side died, psycopg waits for ever.
+    """
+
+    answer_timeout = timedelta(0)
+
+    @override
+    def wait[T](self, gen: PQGen[T], interval: float = 0.1, timeout: float | None = None) -> T:
+        try:
+            return super().wait(gen, interval, timeout or self.answer_timeout.total_seconds() or None)
+        except psycopg.OperationalError as error:
+            if error.sqlstate is None:
+                self.close()  # what becomes of the statement is not known, so nothing more is said here
+            raise
 
 
 class PostgreSQLEngine:
@@ -151,9 +170,15 @@ class PostgreSQLEngine:
         connect_timeout: timedelta = timedelta(seconds=10),
         statement_timeout: timedelta = timedelta(seconds=15),
         lock_timeout: timedelta = timedelta(seconds=5),
+        answer_timeout: timedelta = timedelta(seconds=20),
     ) -> None:
-        """Set how long each host, each statement of the admin, and another's lock on a user are waited for."""
+        """Set how long each host, each statement of the admin, and another's lock on a user are waited for.
+
+        `answer_timeout` is for a server that does not even say that it took too long: longer than the others, and
+        than a rotation's lock is waited for.
+        """
         self._connect_timeout = connect_timeout
+        self._answer_timeout = answer_timeout
         self._admin_settings = {
             **_ADMIN_SETTINGS,
             "statement_timeout": str(_milliseconds(statement_timeout)),
@@ -210,7 +235,7 @@ class PostgreSQLEngine:
     def _connect(self, connection: ConnectionSecret, secret: str, overrides: Mapping[str, str]) -> _Connection:
         self.check(connection, secret=secret)
         try:
-            return psycopg.connect(
+            opened = _Connection.connect(
                 **{**_parameters(connection, self._connect_timeout), **overrides},
                 password=connection.credential.password.reveal(),
                 autocommit=True,
@@ -219,6 +244,9 @@ class PostgreSQLEngine:
             )
         except psycopg.Error as error:
             failure = _login_failure(error, connection, secret)
+        else:
+            opened.answer_timeout = self._answer_timeout
+            return opened
         raise failure
 
 

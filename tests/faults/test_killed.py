@@ -1,0 +1,61 @@
+"""A rotation is a list of outside calls: a process that is killed before or after any of them leaves nothing undone.
+
+The calls are recorded over the wire from runs that nobody disturbs, so a new one is covered by itself. What the
+outside knows after a call and before the next one is the same: so the process killed before a call is followed by the
+event's redelivery, and the one killed after it by the sweep, and both meet every state there is.
+"""
+
+import pytest
+
+from sandbox.faults import Dropped
+from sandbox.http_service import Response
+from tests.faults.conftest import Outside
+from tests.faults.instance import Instance
+from tests.faults.stories import STORIES, Case, Story, by_hand, revoked
+from tests.faults.wire import When
+
+pytestmark = pytest.mark.timeout(900)
+
+KINDS = (
+    ("alternating-users", "secret"),
+    ("alternating-users", "entra"),
+    ("single-user", "secret"),
+    ("single-user", "entra"),
+    ("single-user", "self"),
+)
+BEFORE: When = "before"
+AFTER: When = "after"
+LEAST_CALLS = 5
+
+
+@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
+@pytest.mark.parametrize("kind", KINDS, ids=" by ".join)
+def test_whoever_is_killed_leaves_nothing_undone(outside: Outside, kind: tuple[str, str], story: Story) -> None:
+    """P1, P2, P4, P5: at any outside call, and whatever comes next."""
+    number, when = 0, BEFORE
+    with outside.instance() as instance:
+        while True:
+            case = Case.begin(outside, instance, kind, story)
+            outside.wire.reset(number, when, lambda: kill(instance))
+            result = outside.act(instance, case.what)
+            where = outside.wire.struck
+            outside.wire.reset()
+            if where is None:
+                assert result.error is None
+                break
+            assert result.was_killed, (where, result)
+            case.check_in_between(where)
+            swept = when == AFTER and not (story is by_hand and not case.is_managed)
+            assert outside.act(instance, None if swept else case.what).error is None, where
+            if not (swept and story is revoked and not case.is_published):
+                # (Else it died before anything was published: who asked by hand has to ask again.)
+                case.check_in_the_end(where)
+            case.end()
+            number, when = (number, AFTER) if when == BEFORE else (number + 1, BEFORE)
+        assert number > LEAST_CALLS
+        case.check_in_the_end("undisturbed")
+
+
+def kill(instance: Instance) -> Response | None:
+    instance.kill()
+    raise Dropped
