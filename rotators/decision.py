@@ -69,6 +69,8 @@ class Skip:
     reason: str
 
 
+# What is to be done about a version that a person wrote.
+BY_HAND: tuple[PendingStep, ...] = ("verify", "refresh")
 NOT_MANAGED = Skip("not managed", "the secret has no tag rotation-strategy")
 
 type Decision = Rotate | Resume | Skip
@@ -92,7 +94,7 @@ def decide(  # noqa: PLR0911 (one return a row of the table)
         case "new-version":
             if state is not None:
                 return _resume_or_skip(state, Skip("done", "this program made the current version"))
-            return Resume(("verify", "refresh"), "a person wrote the current version")
+            return Resume(BY_HAND, "a person wrote the current version")
         case "http" | "requested":
             return _unless_in_grace(Rotate(trigger.reason or "asked for"), current, policy, now, forced=forced)
         case "near-expiry" | "expired" | "sweep":
@@ -136,5 +138,7 @@ def _unless_in_grace(
 
 def _resume_or_skip(state: RotationState | None, skip: Skip) -> Decision:
     if state is not None and state.is_unfinished:
-        return Resume(state.pending, f"rotation {state.id} was left unfinished")
+        by_hand = state.cause == "reconcile"
+        reason = "a person wrote the current version" if by_hand else f"rotation {state.id} was left unfinished"
+        return Resume(state.pending, reason)
     return skip

@@ -1,19 +1,23 @@
 """Key Vault is the truth; the database follows. And what is done about versions that people write by hand."""
 
 import dataclasses
+from contextlib import suppress
 
 from rotators.access import Managed
 from rotators.databases import AdminSession
-from rotators.errors import LoginRefusedError
+from rotators.decision import BY_HAND
+from rotators.errors import LoginRefusedError, PolicyError
 from rotators.journal import Invocation
 from rotators.permissions import check_user
 from rotators.policy import (
     STATE_TAG,
     AdminSelf,
+    RotationPolicy,
     RotationState,
     check_tags,
     inherited_tags,
     policy_tags,
+    read_policy,
 )
 from rotators.systems import Systems
 from rotators.vault import SecretVersion
@@ -47,17 +51,39 @@ def verify_or_reconcile(run: Invocation, managed: Managed, admin: AdminSession) 
         run.warn(*managed.engine.verify(managed.connection, secret=name, acts_as=managed.acts_as))
 
 
-def inherit_policy(systems: Systems, secret: SecretVersion) -> SecretVersion:
-    """Write the policy onto a version that came without one: `az keyvault secret set` drops every tag."""
+def inherit_policy(run: Invocation, secret: SecretVersion) -> SecretVersion:
+    """Write the policy onto a version that came without one: `az keyvault secret set` drops every tag.
+
+    Along with it goes the state of a version by hand: killed after this one write, the sweep finds what is pending.
+    """
     if "rotation-strategy" in secret.tags:
         return secret
-    before = version_before(systems, secret)
+    before = version_before(run.systems, secret)
     if before is None or "rotation-strategy" not in before.tags:
         return secret
     tags = {**inherited_tags(before.tags), **secret.tags}
+    with suppress(PolicyError):  # it is told where the policy is read; now it is known to be one
+        policy = read_policy(secret.name, tags, prefix=run.systems.settings.connections_prefix)
+        if policy is not None:
+            tags[STATE_TAG] = state_by_hand(run, policy, before).as_tag()
     check_tags(secret.name, tags)
-    systems.vault.write_tags(secret.name, secret.version, tags)
+    run.systems.vault.write_tags(secret.name, secret.version, tags)
     return dataclasses.replace(secret, tags=tags)
+
+
+def state_by_hand(run: Invocation, policy: RotationPolicy, before: SecretVersion | None) -> RotationState:
+    """Return the state of a version that a person wrote: what is to be done about it can then be resumed."""
+    now = run.systems.now()
+    was_managed = before is not None and "rotation-strategy" in before.tags
+    return RotationState(
+        id=run.trigger.id,
+        cause="reconcile",
+        by=run.trigger.by,
+        from_version=before.version if before else None,
+        at=now,
+        pending=BY_HAND,
+        retire_at=now + policy.grace if was_managed else None,
+    )
 
 
 def has_copied_state(systems: Systems, secret: SecretVersion) -> bool:

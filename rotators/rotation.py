@@ -36,6 +36,7 @@ from rotators.policy import (
 from rotators.reconciliation import (
     has_copied_state,
     inherit_policy,
+    state_by_hand,
     verify_or_reconcile,
     version_before,
     without_state,
@@ -117,7 +118,7 @@ def _read(run: Invocation) -> tuple[SecretVersion, str | None]:
     secret = run.systems.vault.current(run.trigger.secret)
     if run.trigger.kind != "new-version" or run.trigger.version != secret.version:
         return secret, None
-    secret = inherit_policy(run.systems, secret)
+    secret = inherit_policy(run, secret)
     if not has_copied_state(run.systems, secret):
         return secret, None
     return without_state(secret), secret.tags[STATE_TAG]
@@ -334,26 +335,16 @@ def _resume(run: Invocation, managed: Managed, admin: AdminSession, decision: Re
     if run.trigger.dry_run:
         return run.outcome(managed, "planned", decision.reason, state=managed.secret.state)
     if managed.secret.state is None:
-        managed = dataclasses.replace(managed, secret=_with_state(run, managed, decision))
+        managed = dataclasses.replace(managed, secret=_with_state(run, managed))
     if "verify" in decision.steps:
         with run.step("verify"):
             verify_or_reconcile(run, managed, admin)
     return _finish(run, managed, admin, "resumed", decision.reason)
 
 
-def _with_state(run: Invocation, managed: Managed, decision: Resume) -> SecretVersion:
-    secret, now = managed.secret, run.systems.now()
-    before = version_before(run.systems, secret)
-    was_managed = before is not None and "rotation-strategy" in before.tags
-    state = RotationState(
-        id=run.trigger.id,
-        cause="reconcile",
-        by=run.trigger.by,
-        from_version=before.version if before else None,
-        at=now,
-        pending=decision.steps,
-        retire_at=now + managed.policy.grace if was_managed else None,
-    )
+def _with_state(run: Invocation, managed: Managed) -> SecretVersion:
+    secret = managed.secret
+    state = state_by_hand(run, managed.policy, version_before(run.systems, secret))
     tags = next_tags(secret.name, secret.tags, state, {})
     run.systems.vault.write_tags(secret.name, secret.version, tags)
     return dataclasses.replace(secret, tags=tags)

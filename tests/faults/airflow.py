@@ -67,6 +67,12 @@ class Airflow:
             f'FATAL:  password authentication failed for user "{user}"'
         )
 
+    def recover(self, connection: str) -> None:
+        """Forget about this one's sufferings."""
+        self.copies.pop(connection, None)
+        self.failed.pop(connection, None)
+        self.cleared[connection] = 1
+
     def is_healed(self, connection: str) -> bool:
         return connection not in self.copies and connection not in self.failed and self.cleared[connection] == 1
 

@@ -35,6 +35,7 @@ def revoked(outside: Outside, instance: Instance, name: str) -> What:
 
 def retired(outside: Outside, instance: Instance, name: str) -> What:
     outside.rotate(instance, name)
+    outside.airflow.recover(connection_of(name))
     outside.here.make_due(2)
     return None
 
@@ -66,6 +67,10 @@ class Case:
         return len(self.outside.here.versions(self.name)) > self.versions_before
 
     @property
+    def is_healed(self) -> bool:
+        return self.outside.airflow.is_healed(connection_of(self.name))
+
+    @property
     def is_managed(self) -> bool:
         return "rotation-strategy" in self.outside.here.tags(self.name)
 
@@ -90,7 +95,7 @@ class Case:
         assert made == (0 if self.story in (by_hand, retired) else 1), where
         states = [read_state(version.tags) for version in here.versions(self.name)]
         assert [other.id for other in states if other].count(state.id) == 1, where
-        assert self.outside.airflow.is_healed(connection_of(self.name)), where
+        assert self.is_healed, where
         if self.story in (revoked, retired):
             assert not old.enabled, where
             assert state.retired is not None, where

@@ -111,8 +111,9 @@ def disturb(outside: Outside, instance: Instance, kind: tuple[str, str], system:
             if result.is_transient:
                 result = outside.act(instance, case.what)
         assert not result.is_transient, (where, result)
-        if not case.is_published or outside.state(case.name).is_unfinished:
-            # What is permanent is not delivered again: it is mended, and the sweep comes by.
+        if not case.is_published or outside.state(case.name).is_unfinished or not case.is_healed:
+            # What is permanent is not delivered again: it is mended, and the sweep comes by. It looks again, too, at
+            # a task whose log could not be read.
             assert outside.act(instance, None).error is None, where
         case.check_in_the_end(where)
         case.end()
