@@ -83,7 +83,7 @@ class Outside:
         self.start(instance, what)
         result = instance.result()
         for event in self.topic.received[told:]:
-            if event["eventType"] == REQUESTED and result.error is None and what is None:
+            if event["eventType"] == REQUESTED and what is None and not result.was_killed:
                 result = self.act(instance, EventIn(str(event["id"]), REQUESTED, event["data"]))
         return result
 
