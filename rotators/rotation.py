@@ -54,26 +54,25 @@ def rotate(systems: Systems, trigger: Trigger) -> Outcome:
     """
     run = Invocation(systems, trigger)
     try:
-        try:
-            outcome = _rotate(run)
-        except UnfinishedError as error:
-            # The new version is published and something failed after it: what a redelivery would do, but now.
-            run.warn(str(error))
-            run.trigger = dataclasses.replace(trigger, version=None)
-            outcome = _rotate(run)
-            if outcome.obstacle == "done":
-                outcome = dataclasses.replace(outcome, status="rotated", obstacle=None)
+        outcome = run.guarded(_rotate_and_finish, run)
     except PermanentError as error:
         report(systems, run.failed(error))
         raise
     except TransientError as error:
         run.delayed(error)
         raise
-    except Exception as error:  # noqa: BLE001 (its text and locals are not known to be free of secrets)
-        fault = run.fault(error)
-    else:
-        return report(systems, outcome)
-    raise fault
+    return report(systems, outcome)
+
+
+def _rotate_and_finish(run: Invocation) -> Outcome:
+    try:
+        return _rotate(run)
+    except UnfinishedError as error:
+        # The new version is published and something failed after it: what a redelivery would do, but now.
+        run.warn(str(error))
+    run.trigger = dataclasses.replace(run.trigger, version=None)
+    outcome = _rotate(run)
+    return dataclasses.replace(outcome, status="rotated", obstacle=None) if outcome.obstacle == "done" else outcome
 
 
 def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision)
