@@ -462,7 +462,7 @@ class _PostgreSQLSession(_Statements):
 def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dict[str, Any]:
     """Return what libpq is given, but for the password; Any: psycopg types each of its own keywords."""
     longest = int(connect_timeout.total_seconds())
-    asked = connection.options.get("connect_timeout", "")
+    asked = re.fullmatch(r"[0-9]{1,9}", connection.options.get("connect_timeout", ""))
     return {
         **_DEFAULTS,
         **{name: value for name, value in connection.options.items() if name in _PASSED_ON},
@@ -472,7 +472,7 @@ def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dic
         "user": connection.credential.user,
         "application_name": APPLICATION_NAME,
         # For libpq, 0 is for ever.
-        "connect_timeout": min(int(asked), longest) if asked.isdecimal() and int(asked) else longest,
+        "connect_timeout": min(int(asked[0]), longest) if asked and int(asked[0]) else longest,
     }
 
 
