@@ -170,6 +170,8 @@ def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSes
         is_claimed = managed.user in roles and roles[managed.user].claimed_by is not None
         if not is_claimed:
             _prove_ownership(managed)
+        else:
+            _refuse_unusable(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     with run.step("apply"), admin.transaction():
@@ -195,6 +197,8 @@ def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, 
     new = _create(run, managed, managed.user)
     with run.step("inspect"):
         is_claimed = _is_claimed_or_proven(managed, admin)
+        if is_claimed:
+            _refuse_unusable(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     published: SecretVersion | None = None
@@ -270,6 +274,15 @@ def _prove_ownership(managed: Managed) -> None:
     else:
         return
     raise failure
+
+
+def _refuse_unusable(managed: Managed) -> None:
+    """A connection whose options no password mends is refused before a new one is set and published."""
+    try:
+        managed.engine.verify(managed.connection, secret=managed.secret.name)
+    except (LoginRefusedError, TransientError):
+        # A new password mends the one; the other, were it a user at its connection limit, is no reason to wait.
+        return
 
 
 def _in_use(user: str, sessions: tuple[UserSession, ...]) -> str:

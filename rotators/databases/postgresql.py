@@ -89,17 +89,19 @@ _LIST_SETTINGS = frozenset(
 )  # fmt: skip
 _CLAIM = re.compile(r"\[credential-rotation secret=([^\s\]]+)\]")
 
-# In a consumer's session names are qualified; the admin's has a search_path of its own.
+# In a consumer's session names are qualified; the admin's has a search_path of its own. With some encodings that a
+# secret may ask for, SQL_ASCII for one, names would come as bytes.
 _VERIFY_QUERY = """
+    SET client_encoding = 'UTF8';
     SELECT session_user, current_user,
         pg_catalog.pg_has_role(session_user, r.oid, 'USAGE') OR pg_catalog.pg_has_role(current_user, r.oid, 'USAGE'),
         (
             SELECT pg_catalog.substr(setting, 6)
             FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) setting
-            WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid) AND setting LIKE 'role=%%'
+            WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid) AND setting LIKE 'role=%'
             ORDER BY s.setdatabase DESC LIMIT 1
         )
-    FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_roles r ON r.rolname = %s
+    FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_roles r ON r.rolname = {acts_as}
     WHERE d.datname = pg_catalog.current_database()
 """
 _ADMIN_QUERY = """
@@ -173,7 +175,7 @@ class PostgreSQLEngine:
     def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
         user, where = connection.credential.user, _where(connection)
         with closing(self._connect(connection, secret, {})) as database:
-            rows = _Statements(database, secret, where).run(f"verifying {user!r}", _VERIFY_QUERY, (acts_as,))
+            rows = _Statements(database, secret, where).run(f"verifying {user!r}", _VERIFY_QUERY, acts_as=acts_as)
         session_user, current_user, has_rights, role_setting = rows[0]
         if session_user != user:
             raise DatabaseRefusedError(
@@ -497,7 +499,7 @@ def _login_failure(
     )
 
 
-def _composable(part: sql.Composable | Password | str | int) -> sql.Composable:
+def _composable(part: sql.Composable | Password | str | int | None) -> sql.Composable:
     if isinstance(part, sql.Composable):
         return part
     return sql.Literal(part.reveal() if isinstance(part, Password) else part)

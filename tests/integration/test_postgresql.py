@@ -268,6 +268,12 @@ def test_a_connect_timeout_that_is_no_number_of_seconds_is_ours_instead(user: Us
     assert ENGINE.verify(connection(f"{user.uri}?connect_timeout={quote(asked)}"), secret=SECRET) == ()
 
 
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "UTF8", "auto"])
+def test_names_are_read_whatever_encoding_the_secret_asks_for(user: User, encoding: str) -> None:
+    """P1: with SQL_ASCII they come as bytes; a version that was published would be called one that does not work."""
+    assert ENGINE.verify(connection(f"{user.uri}?client_encoding={encoding}"), secret=SECRET, acts_as=user.name) == ()
+
+
 @pytest.mark.parametrize("answer", [b"", b"SFATAL\0C57P03\0MDas Datenbanksystem startet\0\0"])
 def test_a_server_that_ends_the_session_before_it_has_seen_a_password(user: User, answer: bytes) -> None:
     """What a server says before it has asked for the password, in whatever language, is not about the password."""
