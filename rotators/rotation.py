@@ -170,8 +170,6 @@ def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSes
         is_claimed = managed.user in roles and roles[managed.user].claimed_by is not None
         if not is_claimed:
             _prove_ownership(managed)
-        else:
-            _refuse_unusable(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     with run.step("apply"), admin.transaction():
@@ -277,7 +275,10 @@ def _prove_ownership(managed: Managed) -> None:
 
 
 def _refuse_unusable(managed: Managed) -> None:
-    """A connection whose options no password mends is refused before a new one is set and published."""
+    """A connection whose options no password mends is refused before a new one is set and published.
+
+    With alternating users what is about to be published is tried anyway, on the user that is not in use.
+    """
     try:
         managed.engine.verify(managed.connection, secret=managed.secret.name)
     except (LoginRefusedError, TransientError):

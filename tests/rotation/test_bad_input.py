@@ -501,14 +501,13 @@ def test_a_newest_version_that_is_disabled_is_refused(here: World, refused: Refu
     assert refused(here, name, PolicyError, repr(name), *said).logins == 0
 
 
-@pytest.mark.parametrize("strategy", ["alternating-users", "single-user"])
+@pytest.mark.parametrize("admin", [ADMIN_SECRET, "self"])
 @pytest.mark.parametrize("option", ["client_encoding=none", "options=-c%20nonsense%3D1", "sslmode=require"])
 def test_a_value_that_no_password_mends_is_refused_before_one_is_set(
-    here: World, refused: Refused, strategy: str, option: str
+    here: World, refused: Refused, admin: str, option: str
 ) -> None:
     """P7: a person gave the secret an option that the server refuses: also in a later rotation nothing is changed."""
-    here.admin()
-    name = managed(here, strategy)
+    name = here.single(rotation_admin=admin)
     rotate(here.systems, here.trigger(name))
     here.make_due(2)
     here.vault.put(name, f"{here.value(name)}?{option}", tags=policy_tags(here.tags(name)))

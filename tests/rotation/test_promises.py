@@ -215,8 +215,7 @@ def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest
     verify = PostgreSQLEngine.verify
 
     def verify_and_cut(*args: object, **kwargs: object) -> object:
-        if "acts_as" in kwargs:  # the new credential, just before it is published
-            here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
+        here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
         return verify(*args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(PostgreSQLEngine, "verify", verify_and_cut)
