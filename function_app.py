@@ -10,6 +10,7 @@ from rotators import api
 from rotators.dispatch import deliver, sweep
 from rotators.errors import RotationError, SettingsError
 from rotators.events import EventIn
+from rotators.journal import guarded
 from rotators.rotation import rotate
 from rotators.settings import sweep_schedule
 from rotators.systems import Systems, connect
@@ -44,7 +45,7 @@ def systems() -> Systems:
 def answering(request: Callable[[], api.Answer]) -> func.HttpResponse:
     """Return what `request` answers, or the problem that it raises."""
     try:
-        answer = request()
+        answer = guarded("the request", request)
     except RotationError as error:
         answer = api.error_answer(error)
     return func.HttpResponse(
@@ -59,7 +60,7 @@ def answering(request: Callable[[], api.Answer]) -> func.HttpResponse:
 def rotation_event(event: func.EventGridEvent) -> None:
     # A CloudEvent arrives as one, whatever the annotation says.
     kind = event.type if isinstance(event, func.CloudEvent) else event.event_type
-    deliver(systems(), EventIn(id=event.id or "", type=kind or "", data=event.get_json()))
+    deliver(systems(), EventIn.of(event.id, kind, event.get_json()))
 
 
 @app.timer_trigger(arg_name="timer", schedule=sweep_schedule(os.environ), run_on_startup=False)

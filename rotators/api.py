@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 from rotators.decision import Current, Resume, Rotate, Skip, Trigger, decide, due_at
 from rotators.errors import BadRequestError, PermanentError, PolicyError, RotationError, SettingsError, TransientError
+from rotators.journal import guarded
 from rotators.outcome import Outcome, timestamp
 from rotators.policy import (
     POLICY_TAGS,
@@ -83,7 +84,7 @@ def caller(headers: Mapping[str, str], *, trust_principal: bool) -> str:
     try:
         principal = json.loads(base64.b64decode(headers.get("x-ms-client-principal", "")))
         claims = {str(c["typ"]).rpartition("/")[2]: str(c["val"]) for c in principal["claims"]}
-    except (binascii.Error, ValueError, KeyError, TypeError):
+    except (binascii.Error, ValueError, KeyError, TypeError, RecursionError):
         claims = {}
     name = headers.get("x-ms-client-principal-name", "") or claims.get("appid", "")
     identifier = headers.get("x-ms-client-principal-id", "") or claims.get("objectidentifier") or claims.get("oid", "")
@@ -173,7 +174,7 @@ def health(systems: Systems) -> Answer:
 
 def _is_well(check: Callable[[], None]) -> str:
     try:
-        check()
+        guarded("the health check", check)
     except PermanentError as error:
         return f"failing: {error.title}; see the log and mend its access"
     except RotationError as error:
@@ -187,7 +188,7 @@ def _read_body(body: bytes, fields: Mapping[str, type]) -> Mapping[str, object]:
     if len(body) > LONGEST_BODY_BYTES:
         raise BadRequestError(f"the body has more than {LONGEST_BODY_BYTES} bytes")
     try:
-        asked = json.loads(body)
+        asked = json.loads(body, object_pairs_hook=_once)
     except (ValueError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
@@ -201,6 +202,13 @@ def _read_body(body: bytes, fields: Mapping[str, type]) -> Mapping[str, object]:
             expected = "true or false" if fields[name] is bool else "a text"
             raise BadRequestError(f"the body's {name!r} is not {expected}")
     return asked
+
+
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two values for one key no one knows which is meant: `dryRun` twice must not rotate."""
+    if len(names := dict(pairs)) < len(pairs):
+        raise BadRequestError("the body has the same field twice; keep one of them")
+    return names
 
 
 def _how_to_go_on(outcome: Outcome) -> str:

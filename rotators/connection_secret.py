@@ -188,6 +188,8 @@ def _read(value: Password, secret: str, tags: Mapping[str, str]) -> ConnectionSe
         for part in parts
         if part.text and (part.name in LIBPQ_KEYWORDS or part.name == "ssl") and part.name not in _CREDENTIAL
     }
+    if any(_unusable_character(text) is not None for text in parameters.values()):
+        raise _UnreadableError("a parameter in it has a NUL or half a surrogate pair, as \\u0000 or %00; take it out")
     hosts = parameters.pop("host", None) or parameters.get("hostaddr", "")
     addresses = _addresses(hosts, parameters.pop("port", ""))
     database = parameters.pop("dbname", None)
@@ -269,7 +271,7 @@ def _addresses(hosts: str, ports: str) -> tuple[Address, ...]:
     if len(numbers) != len(names):
         raise _UnreadableError(f"its value names {len(names)} hosts and {len(numbers)} ports; name one port for each")
     for name in names:
-        if not _HOST.fullmatch(name):
+        if not _is_host(name):
             raise _UnreadableError(
                 "a host in its value is empty or no host's name; write one, and in a URI percent-encode the "
                 "special characters of user and password ('@' is %40, '/' is %2F)"
@@ -285,6 +287,16 @@ def _addresses(hosts: str, ports: str) -> tuple[Address, ...]:
 
 # A socket's directory, a name or IPv4 address, an IPv6 address.
 _HOST = re.compile(r"/[^\0-\x1f]*|[^\s:/@?#%\[\]\0-\x1f]+|[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f.:]*(?:%[\w.-]+)?")
+
+
+def _is_host(name: str) -> bool:
+    if not _HOST.fullmatch(name):
+        return False
+    try:
+        # As when it is looked up: psycopg lets through what Python raises there for a label that is empty or too long.
+        return name.startswith("/") or bool(name.encode("idna"))
+    except UnicodeError:
+        return False
 
 
 def _has_copy(credential: Credential, parts: list[_Part], names: Collection[str]) -> bool:

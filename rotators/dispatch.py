@@ -4,13 +4,14 @@ import logging
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from typing import Literal
 
 from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
 from rotators.decision import Skip, Trigger, decide
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
 from rotators.events import REQUESTED, EventIn, EventOut, read_event
-from rotators.journal import Invocation, report, write_log
+from rotators.journal import Invocation, guarded, report, write_log
 from rotators.outcome import Outcome
 from rotators.policy import RotationState, read_policy
 from rotators.retirement import is_to_retire, retire
@@ -25,6 +26,10 @@ def deliver(systems: Systems, event: EventIn) -> None:
     What would fail again is logged and published as `Failed`, and the event ends: thirty redeliveries would lock
     accounts and bury the message.
     """
+    guarded("an event", _deliver, systems, event)
+
+
+def _deliver(systems: Systems, event: EventIn) -> None:
     if event.type.startswith("SecretRotation.") and event.type != REQUESTED:
         # A subscription of our topic without a filter: were this an error, its `Failed` event came back, for ever.
         write_log(logging.WARNING, "own event", type=event.type, reason="subscribe only SecretRotation.Requested")
@@ -34,7 +39,7 @@ def deliver(systems: Systems, event: EventIn) -> None:
         identifier, trigger = read_event(event)
         secret = trigger.secret
         if not systems.vault.owns(identifier):
-            raise PolicyError(f"event {event.id!r}: its secret {secret!r} is in another vault; nothing was done")
+            raise PolicyError(f"{event.named}: its secret {secret!r} is in another vault; nothing was done")
     except PermanentError as error:
         report(systems, Outcome(secret=secret, status="failed", reason=str(error), cause="event"))
         return
@@ -50,30 +55,43 @@ def sweep(systems: Systems) -> list[Outcome]:
     """Look at every secret: rotate what is due, finish what is pending, retire what is out of its grace.
 
     With a topic the work is handed out as `Requested` events; else it is done here, a few secrets at a time.
-    Values are read only of secrets that have something to do. Raise TransientError when the list cannot be read.
+    Values are read only of secrets that have something to do, and one that is strange does not stop the others.
+    Raise TransientError when the list cannot be read, UnexpectedError for a fault of this program.
     """
+    return guarded("the sweep", _sweep, systems)
+
+
+def _sweep(systems: Systems) -> list[Outcome]:
     work: list[Trigger] = []
     in_grace: list[SecretVersion] = []
     outcomes: list[Outcome] = []
     for listed in systems.vault.secrets():
         trigger = Trigger(kind="sweep", secret=listed.name, id=str(uuid.uuid4()), by="timer")
+        run = Invocation(systems, trigger)
         try:
-            policy = read_policy(listed.name, listed.tags, prefix=systems.settings.connections_prefix)
-        except PolicyError as error:
-            outcomes.append(report(systems, Invocation(systems, trigger).failed(error)))
-            continue
-        if policy is None or not policy.enabled:
-            continue
-        now = systems.now()
-        if is_to_retire(listed.state, now) or not isinstance(decide(trigger, current_of(listed), policy, now), Skip):
-            work.append(trigger)
-        elif listed.state is not None and now < listed.state.at + policy.grace:
-            in_grace.append(listed)
+            match run.guarded(_what_is_to_do, systems, listed, trigger):
+                case "work":
+                    work.append(trigger)
+                case "search":
+                    in_grace.append(listed)
+        except RotationError as error:
+            outcomes.append(report(systems, run.failed(error)))
     if not _hand_out(systems, work):
         outcomes += _work_off(systems, work)
     _retry_failed_again(systems, in_grace)
     write_log(logging.INFO, "sweep", secrets=len(work), searchedAgain=len(in_grace))
     return outcomes
+
+
+def _what_is_to_do(systems: Systems, listed: SecretVersion, trigger: Trigger) -> Literal["work", "search"] | None:
+    """Tell from the tags alone. Raise PolicyError when they are wrong."""
+    policy = read_policy(listed.name, listed.tags, prefix=systems.settings.connections_prefix)
+    if policy is None or not policy.enabled:
+        return None
+    now = systems.now()
+    if is_to_retire(listed.state, now) or not isinstance(decide(trigger, current_of(listed), policy, now), Skip):
+        return "work"
+    return "search" if listed.state is not None and now < listed.state.at + policy.grace else None
 
 
 def attend(systems: Systems, trigger: Trigger) -> Outcome:
@@ -101,7 +119,7 @@ def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
     for trigger in work:
         try:
             # The version makes the event harmless when it comes late or twice.
-            version = systems.vault.current(trigger.secret).version
+            version = guarded(f"secret {trigger.secret!r}", systems.vault.current, trigger.secret).version
         except RotationError as error:
             write_log(logging.WARNING, "sweep passed over", secret=trigger.secret, reason=str(error))
             continue
@@ -121,8 +139,8 @@ def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
     if not requests:
         return True
     try:
-        systems.topic.publish(*requests)
-    except TransientError as error:
+        guarded("the Event Grid topic", systems.topic.publish, *requests)
+    except RotationError as error:
         write_log(logging.WARNING, "sweep works alone", reason=str(error))
         return False
     return True
@@ -150,27 +168,36 @@ def _retry_failed_again(systems: Systems, in_grace: list[SecretVersion]) -> None
     connections: list[RotatedConnection] = []
     for listed in in_grace:
         try:
-            secret = systems.vault.current(listed.name)
-            policy = read_policy(secret.name, secret.tags, prefix=systems.settings.connections_prefix)
-            if policy is None or secret.state is None:
-                continue
-            managed = look_up(systems, secret, policy)
-            if (connection := rotated_connection(managed, secret.state)) is not None:
-                connections.append(connection)
-                searched[secret.name] = managed, secret.state
+            found = guarded(f"secret {listed.name!r}", _rotated_before, systems, listed.name)
         except RotationError as error:
             write_log(logging.WARNING, "search passed over", secret=listed.name, reason=str(error))
+            continue
+        if found is not None:
+            connection, managed, state = found
+            searched[listed.name] = managed, state
+            connections.append(connection)
     if not connections:
         return
     try:
-        reports = systems.airflow.retry_failed(connections)
+        reports = guarded("the search for failed tasks", systems.airflow.retry_failed, connections)
     except RotationError as error:
         write_log(logging.WARNING, "search failed", reason=str(error))
         return
     for name, (managed, state) in searched.items():
-        found = reports[name]
-        if found.retried or found.warnings:
+        again = reports[name]
+        if again.retried or again.warnings:
             run = Invocation(systems, Trigger(kind="sweep", secret=name, id=state.id, by="timer"))
-            run.warn(*found.warnings)
-            outcome = run.outcome(managed, "resumed", "searched again", state=state, airflow=found)
+            run.warn(*again.warnings)
+            outcome = run.outcome(managed, "resumed", "searched again", state=state, airflow=again)
             report(systems, outcome, "AirflowRefreshed")
+
+
+def _rotated_before(systems: Systems, name: str) -> tuple[RotatedConnection, Managed, RotationState] | None:
+    """Return what of a secret Airflow is searched for; None when it is not managed, or Airflow has no part in it."""
+    secret = systems.vault.current(name)
+    policy = read_policy(secret.name, secret.tags, prefix=systems.settings.connections_prefix)
+    if policy is None or secret.state is None:
+        return None
+    managed = look_up(systems, secret, policy)
+    connection = rotated_connection(managed, secret.state)
+    return None if connection is None else (connection, managed, secret.state)

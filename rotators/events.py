@@ -1,5 +1,6 @@
 """Event Grid: what comes in from Key Vault and our own topic, and what goes out to the topic."""
 
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ _KINDS: Mapping[str, TriggerKind] = {
     "microsoft.keyvault.secretnewversioncreated": "new-version",
     REQUESTED.lower(): "requested",
 }
+_VERSION = re.compile(r"[0-9A-Za-z]{1,64}")
+# An event may have a megabyte, of which a log line, an outcome and a state tag need this much.
+_LONGEST_QUOTED = 80
+_LONGEST_TEXT = 200
 _CONNECTION_TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 5
 
@@ -32,6 +37,20 @@ class EventIn:
     id: str
     type: str
     data: object
+
+    @classmethod
+    def of(cls, event_id: object, kind: object, data: object) -> "EventIn":
+        """Return an event as it came: an id may be a number, and what is missing or no text is blank."""
+        return cls(
+            id=str(event_id) if isinstance(event_id, str | int) else "",
+            type=kind if isinstance(kind, str) else "",
+            data=data,
+        )
+
+    @property
+    def named(self) -> str:
+        """What a complaint about it begins with."""
+        return f"event {self.id[:_LONGEST_QUOTED]!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +70,16 @@ def read_event(event: EventIn) -> tuple[str, Trigger]:
     """
     kind = _KINDS.get(event.type.strip().lower())
     if kind is None:
-        raise BadRequestError(f"event {event.id!r}: type {event.type[:80]!r} is not one that this function takes")
+        raise BadRequestError(
+            f"{event.named}: type {event.type[:_LONGEST_QUOTED]!r} is not one that this function takes"
+        )
     if not isinstance(event.data, Mapping):
-        raise BadRequestError(f"event {event.id!r}: its data is not an object")
+        raise BadRequestError(f"{event.named}: its data is not an object")
     data = {str(name).strip().lower(): value for name, value in event.data.items()}
     identifier = data.get("id")
     if not isinstance(identifier, str) or not identifier.strip():
-        raise BadRequestError(f"event {event.id!r}: its data has no Id")
-    name, version = _name_and_version(event.id, identifier)
+        raise BadRequestError(f"{event.named}: its data has no Id")
+    name, version = _name_and_version(event.named, identifier)
     cause, by, force = data.get("cause"), data.get("by"), data.get("force")
     if kind == "requested" and cause == "sweep":
         kind = "sweep"
@@ -66,10 +87,10 @@ def read_event(event: EventIn) -> tuple[str, Trigger]:
         kind=kind,
         secret=name,
         id=cause_id(event.id or identifier),
-        by=str(by) if isinstance(by, str) and by else "event-grid",
+        by=by[:_LONGEST_TEXT] if isinstance(by, str) and by else "event-grid",
         version=version,
         force=force is True,
-        reason=str(cause) if kind == "requested" and isinstance(cause, str) else "",
+        reason=cause[:_LONGEST_TEXT] if kind == "requested" and isinstance(cause, str) else "",
     )
 
 
@@ -119,13 +140,16 @@ class Topic:
         raise failure
 
 
-def _name_and_version(event_id: str, identifier: str) -> tuple[str, str]:
+def _name_and_version(named: str, identifier: str) -> tuple[str, str]:
     try:
         parts = [part.strip() for part in urlsplit(identifier.strip()).path.strip("/").split("/")]
     except ValueError:
         parts = []
-    if len(parts) != 3 or parts[0].lower() != "secrets" or not is_secret_name(parts[1]) or not parts[2].isalnum():  # noqa: PLR2004
-        raise BadRequestError(
-            f"event {event_id!r}: its Id is not https://<vault>/secrets/<name>/<version>; nothing was done"
-        )
+    if (
+        len(parts) != 3  # noqa: PLR2004
+        or parts[0].lower() != "secrets"
+        or not is_secret_name(parts[1])
+        or not _VERSION.fullmatch(parts[2])
+    ):
+        raise BadRequestError(f"{named}: its Id is not https://<vault>/secrets/<name>/<version>; nothing was done")
     return parts[1], parts[2]

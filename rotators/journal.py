@@ -8,14 +8,14 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rotators.access import Managed
 from rotators.decision import Skip, Trigger
-from rotators.errors import RotationError, TransientError, UnexpectedError
+from rotators.errors import RotationError, UnexpectedError
 from rotators.events import EventOut
 from rotators.outcome import AirflowReport, Outcome, Status, Step
 from rotators.policy import Cause, RotationPolicy, RotationState
@@ -117,15 +117,12 @@ class Invocation:
     def delayed(self, error: RotationError) -> None:
         self._log(logging.WARNING, "rotation delayed", reason=str(error))
 
+    def guarded[**P, T](self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        """Return what `call` returns. Raise RotationErrors only: another is logged, and becomes an UnexpectedError."""
+        return _guarded(self.fault, call, *arguments, **named)
+
     def fault(self, error: Exception) -> UnexpectedError:
-        """Say where an error that nobody foresaw happened, and nothing that was at hand there: see P3."""
-        frames = traceback.extract_tb(error.__traceback__)
-        where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames[-4:]))
-        fault = UnexpectedError(
-            f"secret {self.trigger.secret!r}: {type(error).__name__} at {where}; please report this fault"
-        )
-        self._log(logging.ERROR, "rotation fault", reason=str(fault))
-        return fault
+        return _fault(f"secret {self.trigger.secret!r}", error, rotationId=self.trigger.id, secret=self.trigger.secret)
 
     def _log(self, level: int, event: str, **fields: object) -> None:
         write_log(level, event, secret=self.trigger.secret, rotationId=self.trigger.id, **fields)
@@ -148,10 +145,43 @@ def report(systems: Systems, outcome: Outcome, event: str | None = None) -> Outc
             events.append("AirflowRefreshed")
     if systems.topic is not None and events:
         try:
-            systems.topic.publish(*(EventOut(name, outcome.secret, outcome.as_json()) for name in events))
-        except TransientError as error:
+            guarded(
+                "the Event Grid topic",
+                systems.topic.publish,
+                *(EventOut(name, outcome.secret, outcome.as_json()) for name in events),
+            )
+        except RotationError as error:
             write_log(logging.WARNING, "event lost", secret=outcome.secret, events=events, reason=str(error))
     return outcome
+
+
+def guarded[**P, T](subject: str, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Return what `call` returns, as `Invocation.guarded` does, where there is no invocation (yet).
+
+    `subject` is what the fault's text begins with.
+    """
+    return _guarded(lambda error: _fault(subject, error), call, *arguments, **named)
+
+
+def _guarded[**P, T](
+    fault: Callable[[Exception], UnexpectedError], call: Callable[P, T], *arguments: P.args, **named: P.kwargs
+) -> T:
+    try:
+        return call(*arguments, **named)
+    except RotationError:
+        raise
+    except Exception as error:  # noqa: BLE001 (its text and locals are not known to be free of secrets)
+        unexpected = fault(error)
+    raise unexpected
+
+
+def _fault(subject: str, error: Exception, **fields: object) -> UnexpectedError:
+    """Say where an error that nobody foresaw happened, and nothing that was at hand there: see P3."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{Path(f.filename).name}:{f.lineno} {f.name}" for f in reversed(frames[-4:]))
+    unexpected = UnexpectedError(f"{subject}: {type(error).__name__} at {where}; please report this fault")
+    write_log(logging.ERROR, "rotation fault", **fields, reason=str(unexpected))
+    return unexpected
 
 
 def write_log(level: int, event: str, **fields: object) -> None:

@@ -47,10 +47,15 @@ SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 MAXIMUM_TAGS = 15
 MAXIMUM_TAG_LENGTH = 512
 
-_DURATION = re.compile(r"(\d{1,5})([mhd])")
+_DURATION = re.compile(r"([0-9]{1,5})([mhd])")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _SECRET_NAME = re.compile(r"[0-9a-zA-Z-]{1,127}")
 _CAUSE_ID = re.compile(r"[0-9A-Za-z._:/+=@-]{1,64}")
+# A version hex, a secret's name at most: what else stands there was not written by this program.
+_VERSION = re.compile(r"[0-9A-Za-z-]{1,127}")
+# Key Vault is younger than the first of these years, and no duration of a tag leads from the last out of the calendar.
+_YEARS = range(2000, 9000)
+_CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]|[\"\\]")
 
 
@@ -225,11 +230,13 @@ def read_state(tags: Mapping[str, str]) -> RotationState | None:
     try:
         tag = json.loads(tags.get(STATE_TAG, "null"))
         before = tag.get("from")
+        if not _CAUSE_ID.fullmatch(tag["id"]):
+            return None
         return RotationState(
-            id=str(tag["id"]),
+            id=tag["id"],
             cause=cast("Cause", tag["cause"]) if tag["cause"] in get_args(Cause) else "http",
             by=str(tag.get("by", "")),
-            from_version=before if isinstance(before, str) else None,
+            from_version=before if isinstance(before, str) and _VERSION.fullmatch(before) else None,
             at=_moment(tag["at"]),
             pending=tuple(step for step in get_args(PendingStep) if step in tag.get("pending", ())),
             retire_at=_moment(tag["retireAt"]) if tag.get("retireAt") else None,
@@ -240,9 +247,15 @@ def read_state(tags: Mapping[str, str]) -> RotationState | None:
 
 
 def _moment(text: str) -> datetime:
-    """Return a moment as `timestamp` writes it; one without a zone, which a person may have written, is UTC."""
+    """Return a moment as `timestamp` writes it; one without a zone, which a person may have written, is UTC.
+
+    Raise ValueError or OverflowError for one that the program could not calculate with.
+    """
     moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    if moment.year not in _YEARS:
+        raise ValueError("not in this calendar")
+    return moment
 
 
 def policy_tags(tags: Mapping[str, str]) -> dict[str, str]:
@@ -300,6 +313,8 @@ class _TagReader:
         value = self._tags.get(name)
         if value is not None and not value.strip():
             self.complain(name, "is blank: give it a value or remove the tag")
+        elif value is not None and _CONTROL.search(value.strip()):
+            self.complain(name, "has a control character in it: type it again")
         return value.strip() if value and value.strip() else None
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
@@ -377,7 +392,7 @@ class _TagReader:
         try:
             CronSim(cron.strip(), datetime.now(UTC))
             usable = parsed is not None and parsed > timedelta() and len(cron.split()) == 5  # noqa: PLR2004 (cron)
-        except CronSimError:
+        except (CronSimError, ValueError):
             usable = False
         if not usable or parsed is None:
             self.complain(

@@ -30,9 +30,11 @@ def is_to_retire(state: RotationState | None, now: datetime) -> bool:
 def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
     """Retire the credential of before, when its grace is over; return None when there is nothing to retire.
 
-    Raise TransientError when it has to be tried again, PermanentError when somebody has to mend something.
+    Raise TransientError when it has to be tried again, PermanentError when somebody has to mend something, and
+    UnexpectedError for a fault of this program.
     """
-    outcome = _retire(Invocation(systems, trigger))
+    run = Invocation(systems, trigger)
+    outcome = run.guarded(_retire, run)
     return report(systems, outcome, "Retired") if outcome is not None else None
 
 

@@ -55,26 +55,25 @@ def rotate(systems: Systems, trigger: Trigger) -> Outcome:
     """
     run = Invocation(systems, trigger)
     try:
-        try:
-            outcome = _rotate(run)
-        except UnfinishedError as error:
-            # The new version is published and something failed after it: what a redelivery would do, but now.
-            run.warn(str(error))
-            run.trigger = dataclasses.replace(trigger, version=None)
-            outcome = _rotate(run)
-            if outcome.obstacle == "done":
-                outcome = dataclasses.replace(outcome, status="rotated", obstacle=None)
+        outcome = run.guarded(_rotate_and_finish, run)
     except PermanentError as error:
         report(systems, run.failed(error))
         raise
     except TransientError as error:
         run.delayed(error)
         raise
-    except Exception as error:  # noqa: BLE001 (its text and locals are not known to be free of secrets)
-        fault = run.fault(error)
-    else:
-        return report(systems, outcome)
-    raise fault
+    return report(systems, outcome)
+
+
+def _rotate_and_finish(run: Invocation) -> Outcome:
+    try:
+        return _rotate(run)
+    except UnfinishedError as error:
+        # The new version is published and something failed after it: what a redelivery would do, but now.
+        run.warn(str(error))
+    run.trigger = dataclasses.replace(run.trigger, version=None)
+    outcome = _rotate(run)
+    return dataclasses.replace(outcome, status="rotated", obstacle=None) if outcome.obstacle == "done" else outcome
 
 
 def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision)
@@ -197,6 +196,8 @@ def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, 
     new = _create(run, managed, managed.user)
     with run.step("inspect"):
         is_claimed = _is_claimed_or_proven(managed, admin)
+        if is_claimed:
+            _refuse_unusable(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     published: SecretVersion | None = None
@@ -272,6 +273,18 @@ def _prove_ownership(managed: Managed) -> None:
     else:
         return
     raise failure
+
+
+def _refuse_unusable(managed: Managed) -> None:
+    """A connection whose options no password mends is refused before a new one is set and published.
+
+    With alternating users what is about to be published is tried anyway, on the user that is not in use.
+    """
+    try:
+        managed.engine.verify(managed.connection, secret=managed.secret.name)
+    except (LoginRefusedError, TransientError):
+        # A new password mends the one; the other, were it a user at its connection limit, is no reason to wait.
+        return
 
 
 def _in_use(user: str, sessions: tuple[UserSession, ...]) -> str:

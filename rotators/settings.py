@@ -12,14 +12,19 @@ from cronsim import CronSim, CronSimError
 from rotators.airflow import AirflowAccess
 from rotators.credential import Password
 from rotators.errors import SettingsError
-from rotators.policy import SSLMODES, duration
+from rotators.policy import SSLMODES, duration, is_secret_name
 
 DEFAULT_SWEEP_SCHEDULE = "0 */15 * * * *"
 
 AirflowAuth = Literal["password", "token", "entra"]
 AirflowCopies = Literal["clear", "update", "keep"]
 _NCRONTAB_FIELD = re.compile(r"([\d*/,-]|[A-Za-z]{3})+")
-_ALLOWED_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
+_ALLOWED_HOST = re.compile(r"(?:(?:\*\.)?[A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(?::(?P<port>[0-9]{1,5}))?")
+# What the network's libraries take without raising something of their own; another alphabet has its `xn--` form.
+_URL_HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+_NOT_PRINTABLE = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+# Both go into an HTTP header, whose errors would show them.
+_IN_HEADERS = ("AIRFLOW_TOKEN", "EVENT_GRID_TOPIC_KEY")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,9 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     prefix = read.text("AIRFLOW_CONNECTIONS_PREFIX") or "airflow-connections"
     if not re.fullmatch(r"[0-9A-Za-z-]{1,126}", prefix):
         read.complain("AIRFLOW_CONNECTIONS_PREFIX", "has characters that a secret's name cannot have")
+    airflow_secret = read.text("AIRFLOW_PASSWORD_SECRET")
+    if airflow_secret is not None and not is_secret_name(airflow_secret):
+        read.complain("AIRFLOW_PASSWORD_SECRET", "is no secret's name: 1 to 127 letters, digits and dashes")
     if airflow_url:
         _check_airflow_login(read, auth)
     topic_endpoint = read.url("EVENT_GRID_TOPIC_ENDPOINT", schemes=("https", "http"))
@@ -94,7 +102,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         )
         if airflow_url
         else None,
-        airflow_secret=read.text("AIRFLOW_PASSWORD_SECRET"),
+        airflow_secret=airflow_secret,
         airflow_password=Password(
             (read.text("AIRFLOW_TOKEN") if auth == "token" else read.text("AIRFLOW_PASSWORD")) or ""
         ),
@@ -108,7 +116,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         trust_principal=read.choice("ROTATION_TRUST_PRINCIPAL", ("true", "false"), "false") == "true",
     )
     if read.complaints:
-        raise SettingsError(tuple(read.complaints))
+        raise SettingsError(read.complaints)
     return settings
 
 
@@ -143,18 +151,44 @@ def _is_ncrontab(schedule: str) -> bool:
     return True
 
 
+def _is_usable_url(url: str, schemes: tuple[str, ...]) -> bool:
+    """Whether our libraries can call it, and may show it: with a user comes a password, and keys stand in queries."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    return (
+        parts.scheme in schemes
+        and _URL_HOST.fullmatch(host) is not None
+        and ("[" in url) is (":" in host)
+        and port != 0
+        and re.fullmatch(r"[!-~]+", url) is not None
+        and not set(url) & set("@?#\\")
+    )
+
+
 class _Reader:
     """The environment, and what is wrong with it; a blank setting counts as missing, as in the portal."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self.complaints: list[str] = []
+        self._complaints: dict[str, str] = {}
+
+    @property
+    def complaints(self) -> tuple[str, ...]:
+        return tuple(f"{name} {what}" for name, what in self._complaints.items())
 
     def complain(self, name: str, what: str) -> None:
-        self.complaints.append(f"{name} {what}")
+        """Only the first complaint about a setting counts: what follows from it would mislead."""
+        self._complaints.setdefault(name, what)
 
     def text(self, name: str) -> str | None:
-        return self._environ.get(name, "").strip() or None
+        value = self._environ.get(name, "").strip()
+        if _NOT_PRINTABLE.search(value) or (name in _IN_HEADERS and not value.isascii()):
+            what = "an ASCII letter, digit or sign" if name in _IN_HEADERS else "a printable one"
+            self.complain(name, f"has a character that is not {what}; copy it again")
+        return value or None
 
     def url(self, name: str, *, schemes: tuple[str, ...], required: bool = False) -> str:
         value = self.text(name)
@@ -162,14 +196,12 @@ class _Reader:
             if required:
                 self.complain(name, f"is missing: set it to a URL like {schemes[0]}://...")
             return ""
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in schemes and bool(parts.hostname) and not parts.username and parts.port != 0
-            usable = usable and (name != "KEY_VAULT_URL" or parts.path in ("", "/"))
-        except ValueError:
-            usable = False
-        if not usable:
-            self.complain(name, f"is not a URL that starts with {' or '.join(f'{s}://' for s in schemes)}")
+        if not _is_usable_url(value, schemes) or (name == "KEY_VAULT_URL" and urlsplit(value).path not in ("", "/")):
+            self.complain(
+                name,
+                f"is not a URL that starts with {' or '.join(f'{s}://' for s in schemes)} and has a host's name, with "
+                "neither a user nor a query",
+            )
         return value.rstrip("/")
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
@@ -199,6 +231,7 @@ class _Reader:
     def hosts(self, name: str) -> tuple[str, ...]:
         hosts = tuple(part.strip().lower() for part in (self.text(name) or "").split(",") if part.strip())
         for host in hosts:
-            if not _ALLOWED_HOST.fullmatch(host):
+            entry = _ALLOWED_HOST.fullmatch(host)
+            if entry is None or not 0 < int(entry["port"] or 1) < 2**16:
                 self.complain(name, "has an entry that is none of name, name:port and *.suffix")
         return hosts

@@ -86,7 +86,7 @@ def _credential(settings: Settings) -> TokenCredential:
 
 def _airflow_password(settings: Settings, vault: Vault, token: Callable[[str], Password]) -> Callable[[], Password]:
     """Return what is called at each login at Airflow, so that a changed password or token is noticed."""
-    if settings.airflow_secret is not None:
+    if settings.airflow_secret is not None and settings.airflow is not None and settings.airflow.auth == "password":
         name = settings.airflow_secret
         return lambda: vault.current(name).value
     if settings.airflow_entra_scope is not None and settings.airflow is not None and settings.airflow.auth == "entra":

@@ -1,5 +1,6 @@
 """Key Vault: the secrets, their versions and their tags."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -160,6 +161,12 @@ class _BoundedRetry(RetryPolicy[HttpRequest, HttpResponse]):
         wait = self.get_retry_after(response) or 0
         return wait <= LONGEST_WAIT.total_seconds() and bool(super().is_retry(settings, response))
 
+    def get_retry_after(self, response: PipelineResponse[Any, Any]) -> float | None:
+        try:
+            return super().get_retry_after(response)
+        except ValueError:  # azure-core's, for what is neither a number nor a date
+            return None
+
 
 def _calling[T](what: str, call: Callable[[], T]) -> T:
     """Return what `call` returns; raise our error for the SDK's, which holds the request and so the value."""
@@ -209,7 +216,7 @@ def _translate_answer(what: str, error: HttpResponseError, status: int) -> Perma
 
 def _retry_after(error: HttpResponseError) -> timedelta:
     value = getattr(error.response, "headers", {}).get("Retry-After", "")
-    return timedelta(seconds=int(value)) if value.isdigit() else timedelta(seconds=10)
+    return timedelta(seconds=int(value)) if re.fullmatch(r"[0-9]{1,6}", value) else timedelta(seconds=10)
 
 
 def _version(secret: KeyVaultSecret | SecretProperties) -> SecretVersion:

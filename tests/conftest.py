@@ -1,12 +1,19 @@
 """What tests of every kind share: one PostgreSQL for a run, and a fresh world for a test."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from sandbox.postgresql import PostgreSQL
 from tests.world import World, world
+
+# What fails says how to see it again. `HYPOTHESIS_PROFILE=soak` looks for what a short run does not find.
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.register_profile("soak", settings.get_profile("default"), max_examples=5_000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")

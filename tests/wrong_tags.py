@@ -83,6 +83,9 @@ WRONG_TAGS: tuple[tuple[Mapping[str, str], str], ...] = (
     (_with(airflow_dags="tag:"), "airflow-dags has an entry 'tag:' without a DAG tag"),
     (_with(airflow_dags="daily, tag: ,hourly"), "airflow-dags has an entry 'tag:' without a DAG tag"),
     (_with(airflow_dags=""), "airflow-dags is blank"),
+    (_with(rotation_users="app\x07,app_alt"), "rotation-users has a control character in it: type it again"),
+    (_with(rotation_admin="entra:\x00"), "rotation-admin has a control character in it: type it again"),
+    (_with(rotation_every="\u0663d"), "expected a duration like '15m', '36h' or '60d'"),
     (_with(rotation_evry="1d"), "rotation-evry is no tag of this program"),
     (_with(rotation_Every="1d"), "rotation-Every is no tag of this program"),
 )

@@ -90,17 +90,19 @@ _LIST_SETTINGS = frozenset(
 )  # fmt: skip
 _CLAIM = re.compile(r"\[credential-rotation secret=([^\s\]]+)\]")
 
-# In a consumer's session names are qualified; the admin's has a search_path of its own.
+# In a consumer's session names are qualified; the admin's has a search_path of its own. With some encodings that a
+# secret may ask for, SQL_ASCII for one, names would come as bytes.
 _VERIFY_QUERY = """
+    SET client_encoding = 'UTF8';
     SELECT session_user, current_user,
         pg_catalog.pg_has_role(session_user, r.oid, 'USAGE') OR pg_catalog.pg_has_role(current_user, r.oid, 'USAGE'),
         (
             SELECT pg_catalog.substr(setting, 6)
             FROM pg_catalog.pg_db_role_setting s, pg_catalog.unnest(s.setconfig) setting
-            WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid) AND setting LIKE 'role=%%'
+            WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid) AND setting LIKE 'role=%'
             ORDER BY s.setdatabase DESC LIMIT 1
         )
-    FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_roles r ON r.rolname = %s
+    FROM pg_catalog.pg_database d LEFT JOIN pg_catalog.pg_roles r ON r.rolname = {acts_as}
     WHERE d.datname = pg_catalog.current_database()
 """
 _ADMIN_QUERY = """
@@ -198,7 +200,7 @@ class PostgreSQLEngine:
     def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
         user, where = connection.credential.user, _where(connection)
         with closing(self._connect(connection, secret, {})) as database:
-            rows = _Statements(database, secret, where).run(f"verifying {user!r}", _VERIFY_QUERY, (acts_as,))
+            rows = _Statements(database, secret, where).run(f"verifying {user!r}", _VERIFY_QUERY, acts_as=acts_as)
         session_user, current_user, has_rights, role_setting = rows[0]
         if session_user != user:
             raise DatabaseRefusedError(
@@ -490,7 +492,7 @@ class _PostgreSQLSession(_Statements):
 def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dict[str, Any]:
     """Return what libpq is given, but for the password; Any: psycopg types each of its own keywords."""
     longest = int(connect_timeout.total_seconds())
-    asked = connection.options.get("connect_timeout", "")
+    asked = re.fullmatch(r"[0-9]{1,9}", connection.options.get("connect_timeout", ""))
     return {
         **_DEFAULTS,
         **{name: value for name, value in connection.options.items() if name in _PASSED_ON},
@@ -500,7 +502,7 @@ def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dic
         "user": connection.credential.user,
         "application_name": APPLICATION_NAME,
         # For libpq, 0 is for ever.
-        "connect_timeout": min(int(asked), longest) if asked.isdecimal() and int(asked) else longest,
+        "connect_timeout": min(int(asked[0]), longest) if asked and int(asked[0]) else longest,
     }
 
 
@@ -525,7 +527,7 @@ def _login_failure(
     )
 
 
-def _composable(part: sql.Composable | Password | str | int) -> sql.Composable:
+def _composable(part: sql.Composable | Password | str | int | None) -> sql.Composable:
     if isinstance(part, sql.Composable):
         return part
     return sql.Literal(part.reveal() if isinstance(part, Password) else part)

@@ -14,6 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -259,6 +260,18 @@ def test_a_server_that_does_not_answer_is_not_waited_for(user: User) -> None:
             with Raised(TransientError, user.password):
                 ENGINE.verify(connection(user.uri, port=port, connect_timeout=asked), secret=SECRET)
             assert time.monotonic() - begun < 4
+
+
+@pytest.mark.parametrize("asked", ["9" * 5000, "-1", "\u0663", "soon", ""])
+def test_a_connect_timeout_that_is_no_number_of_seconds_is_ours_instead(user: User, asked: str) -> None:
+    """P7: Python refuses to read 5000 digits, and libpq what is no number; neither keeps a credential from login."""
+    assert ENGINE.verify(connection(f"{user.uri}?connect_timeout={quote(asked)}"), secret=SECRET) == ()
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "UTF8", "auto"])
+def test_names_are_read_whatever_encoding_the_secret_asks_for(user: User, encoding: str) -> None:
+    """P1: with SQL_ASCII they come as bytes; a version that was published would be called one that does not work."""
+    assert ENGINE.verify(connection(f"{user.uri}?client_encoding={encoding}"), secret=SECRET, acts_as=user.name) == ()
 
 
 @pytest.mark.parametrize("answer", [b"", b"SFATAL\0C57P03\0MDas Datenbanksystem startet\0\0"])

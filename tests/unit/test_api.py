@@ -119,6 +119,12 @@ def test_a_reason_that_is_no_text_is_refused(value: object) -> None:
     assert refusal(json.dumps({"reason": value}).encode()) == "the body's 'reason' is not a text"
 
 
+@pytest.mark.parametrize("body", [b'{"dryRun": true, "dryRun": false}', b'{"force": true, "\\u0066orce": true}'])
+def test_a_field_that_is_there_twice_is_refused(body: bytes) -> None:
+    """P6: of two answers to "only a dry run?" none is taken."""
+    assert refusal(body) == "the body has the same field twice; keep one of them"
+
+
 def test_what_is_too_long_is_refused() -> None:
     """P7: with the limit; up to it all is well."""
     assert read(json.dumps({"reason": "x" * 200}).encode()).reason == "x" * 200
@@ -181,6 +187,8 @@ OID = "http://schemas.microsoft.com/identity/claims/objectidentifier"
         ({"x-ms-client-principal": base64.b64encode(b'{"claims": [{"typ": "oid"}]}').decode()}, "key"),
         ({"x-ms-client-principal": base64.b64encode(b'{"claims": null}').decode()}, "key"),
         ({"x-ms-client-principal": base64.b64encode(b'{"claims": ["x"]}').decode()}, "key"),
+        ({"x-ms-client-principal": base64.b64encode(b"[" * 9000).decode()}, "key"),
+        ({"x-ms-client-principal": base64.b64encode(b"\xff\xfe").decode()}, "key"),
     ],
 )
 def test_app_service_says_who_called(headers: Mapping[str, str], expected: str) -> None:

@@ -512,6 +512,16 @@ J = f'"login":"app","password":"{PASSWORD}","host":"h"'
         (f"{U}@h1:1,h2:2/a b", "has a blank or control character at"),
         (f"postgresql+psycopg2://app:{PASSWORD}@%2Frun/d", "no host's name"),
         (f"{U}@h1,,h2:1/d", "a host in its value is empty"),
+        # psycopg lets Python's own errors through, with the whole connection in their frames.
+        *((f"{U}@{host}/d", "no host's name") for host in ("a..b", ".", "a" * 64, "\u00e9" * 60)),
+        # libpq would read as far as the NUL, and go by its defaults for the host.
+        (f"{U}@h/d%00", "a parameter in it has a NUL or half a surrogate pair"),
+        (f"{U}@h/d?options=%00", "a parameter in it has a NUL or half a surrogate pair"),
+        *(
+            (f'{{"conn_type":"postgres",{J},"schema":"{odd}"}}', "a parameter in it has a NUL or half a surrogate pair")
+            for odd in ("a\\u0000", "\\ud800")
+        ),
+        (f'{{"conn_type":"postgres",{J},"extra":{{"sslmode":"\\udc00"}}}}', "a parameter in it has a NUL or half a"),
         (f"postgresql+psycopg2://app:x@{PASSWORD}@h/d", "a host in its value is empty or no host's name"),
         (f"host=h,i port=1,2,3 user=app password={PASSWORD}", "names 2 hosts and 3 ports"),
         (f"host=h:5432 user=app password={PASSWORD}", "no host's name"),

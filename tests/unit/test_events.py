@@ -96,6 +96,17 @@ def test_who_asks_is_a_text_or_event_grid(by: object) -> None:
     assert read({"Id": ID, "By": by}, "SecretRotation.Requested").by == "event-grid"
 
 
+def test_what_an_event_says_is_kept_as_far_as_a_log_line_needs_it() -> None:
+    """P7: an event may have a megabyte; what is told of it has a line."""
+    data = {"Id": ID, "Cause": "c" * 9000, "By": "b" * 9000}
+    trigger = read(data, "SecretRotation.Requested")
+    assert (trigger.reason, trigger.by) == ("c" * 200, "b" * 200)
+    for odd in ("v" * 65, "\u00b2", "\u0663", "0-1"):
+        with pytest.raises(BadRequestError) as caught:
+            read_event(event({"Id": f"https://v/secrets/warehouse/{odd}"}, event_id="e" * 9000))
+        assert str(caught.value).startswith(f"event {'e' * 80!r}: its Id is not https://<vault>")
+
+
 def test_an_event_without_an_id_has_that_of_its_version() -> None:
     """P4: deliveries of it still make one version."""
     first, second = (read_event(event({"Id": ID}, event_id=""))[1] for _ in range(2))

@@ -305,6 +305,15 @@ def test_a_state_that_is_none_is_no_state(tag: str) -> None:
         {"by": None},
         {"cause": ["http"]},
         {"cause": "magic"},
+        {"id": 1},
+        {"id": ["1"]},
+        {"id": "\u00e9" * 60},
+        {"from": "\u00e9" * 80},
+        # Moments that a calculation would lead out of the calendar.
+        {"at": "9999-12-31T23:59:59-23:59"},
+        {"at": "9999-12-31T23:59:59Z"},
+        {"retireAt": "0001-01-01T00:00:00+23:59"},
+        {"retired": "9999-12-31T23:59:59-23:59"},
     ],
 )
 def test_a_state_that_somebody_mended_by_hand_breaks_nothing(changes: dict[str, object]) -> None:
@@ -316,7 +325,10 @@ def test_a_state_that_somebody_mended_by_hand_breaks_nothing(changes: dict[str, 
     assert isinstance(state.revokes, bool)
     assert isinstance(state.is_unfinished, bool)
     assert state.from_version is None or isinstance(state.from_version, str)
+    assert len(state.as_tag()) <= MAXIMUM_TAG_LENGTH
     assert read_state({STATE_TAG: state.as_tag()}) == state
+    for moment in (state.at, state.retire_at, state.retired):
+        assert moment is None or moment - timedelta(days=99_999) < moment + timedelta(days=99_999)
 
 
 def test_a_state_says_whether_it_is_finished() -> None:

@@ -1,6 +1,7 @@
 """App settings: read and checked, every complaint at once."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -114,6 +115,38 @@ WRONG = [
     ({"KEY_VAULT_URL": "https://["}, "KEY_VAULT_URL is not a URL that starts with https://"),
     ({"AIRFLOW_URL": "airflow:8080"}, "AIRFLOW_URL is not a URL that starts with https:// or http://"),
     ({"AIRFLOW_URL": "ftp://airflow"}, "AIRFLOW_URL is not a URL that starts with https:// or http://"),
+    *(
+        ({name: f"https://{rest}"}, f"{name} is not a URL that starts with https://")
+        for name in ("KEY_VAULT_URL", "AIRFLOW_URL", "EVENT_GRID_TOPIC_ENDPOINT")
+        # What the libraries of the three would pass on, or raise errors of their own about.
+        for rest in (":pw@h", "u:pw@h", "h?key=pw", "h#x", "a b", "a..b", ".", "a" * 64, "a." * 127 + "a", "%00", "*")
+    ),
+    *(
+        ({name: f"https://{rest}"}, f"{name} is not a URL that starts with https://")
+        for name in ("KEY_VAULT_URL", "AIRFLOW_URL", "EVENT_GRID_TOPIC_ENDPOINT")
+        for rest in ("\u00e9.com", "\u2100.com", "[v1.a]", "h\\x", "h:\u0663", "h/\u00e9")
+    ),
+    ({"AIRFLOW_URL": "https://h\x01"}, "AIRFLOW_URL has a character that is not a printable one; copy it again"),
+    (
+        {"AIRFLOW_PASSWORD_SECRET": "", "AIRFLOW_PASSWORD": "p\udc80"},
+        "AIRFLOW_PASSWORD has a character that is not a printable one; copy it again",
+    ),
+    # An HTTP library's complaint about a header would show what is in it.
+    *(
+        (
+            {"AIRFLOW_AUTH": "token", "AIRFLOW_TOKEN": f"token{odd}x"},
+            "AIRFLOW_TOKEN has a character that is not an ASCII",
+        )
+        for odd in ("\n", "\u4e00", "\u00e9", "\udc80")
+    ),
+    *(
+        (
+            {"EVENT_GRID_TOPIC_ENDPOINT": TOPIC, "EVENT_GRID_TOPIC_KEY": f"key{odd}x"},
+            "EVENT_GRID_TOPIC_KEY has a character that is not an ASCII letter, digit or sign; copy it again",
+        )
+        for odd in ("\n", "\u4e00", "\u00e9", "\udc80")
+    ),
+    ({"AIRFLOW_PASSWORD_SECRET": "air_flow/../x"}, "AIRFLOW_PASSWORD_SECRET is no secret's name: 1 to 127 letters"),
     ({"AIRFLOW_AUTH": "basic"}, "AIRFLOW_AUTH is not one of password, token, entra"),
     ({"AIRFLOW_CONNECTIONS": "drop"}, "AIRFLOW_CONNECTIONS is not one of clear, update, keep"),
     ({"AIRFLOW_LOOKBACK": "yesterday"}, "AIRFLOW_LOOKBACK is not a duration like 15m, 36h or 60d"),
@@ -136,6 +169,10 @@ WRONG = [
     ({"ROTATION_ALLOWED_HOSTS": "*"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port and"),
     ({"ROTATION_ALLOWED_HOSTS": "a,https://b"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port"),
     ({"ROTATION_ALLOWED_HOSTS": "a.*.b"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port and"),
+    *(
+        ({"ROTATION_ALLOWED_HOSTS": f"a:{port}"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port")
+        for port in ("0", "65536", "99999", "\u0663")
+    ),
     ({"ROTATION_ALLOWED_HOSTS": "a b"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port and"),
     ({"ROTATION_ALLOWED_HOSTS": "a:x"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port and"),
     ({"ROTATION_ALLOWED_HOSTS": "::1"}, "ROTATION_ALLOWED_HOSTS has an entry that is none of name, name:port and"),
@@ -248,3 +285,16 @@ def test_an_unknown_credential_is_a_complaint_not_a_crash(monkeypatch: pytest.Mo
     monkeypatch.setenv("AZURE_TOKEN_CREDENTIALS", "managed-identity")
     with pytest.raises(SettingsError, match="AZURE_TOKEN_CREDENTIALS"):
         connect({**VAULT, "AZURE_TOKEN_CREDENTIALS": "managed-identity"})
+
+
+@pytest.mark.parametrize("auth", [{"AIRFLOW_AUTH": "token", "AIRFLOW_TOKEN": "t"}, AIRFLOW])
+def test_airflow_is_given_what_its_auth_asks_for(monkeypatch: pytest.MonkeyPatch, auth: dict[str, str]) -> None:
+    """P3: the password that a secret holds is not sent as a token because somebody left its setting there."""
+    monkeypatch.setattr("rotators.systems.Airflow", lambda _, password: password)
+    monkeypatch.setattr("rotators.vault.Vault.current", lambda _, name: pytest.fail(f"{name} was read"))
+    password: Any = connect({**VAULT, **AIRFLOW, **auth}).airflow  # Any: in the place of Airflow
+    if auth is AIRFLOW:
+        with pytest.raises(pytest.fail.Exception, match="airflow-login was read"):
+            password()
+    else:
+        assert password() == Password("t")
