@@ -1,7 +1,9 @@
 """Key Vault is the truth; the database follows. And what is done about versions that people write by hand."""
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import get_args
 
 from rotators.access import Managed
 from rotators.databases import AdminSession
@@ -12,6 +14,7 @@ from rotators.permissions import check_user
 from rotators.policy import (
     STATE_TAG,
     AdminSelf,
+    PendingStep,
     RotationPolicy,
     RotationState,
     check_tags,
@@ -86,12 +89,38 @@ def state_by_hand(run: Invocation, policy: RotationPolicy, before: SecretVersion
     )
 
 
-def has_copied_state(systems: Systems, secret: SecretVersion) -> bool:
-    """Whether a person copied the state along with the tags of an earlier version: then this version is theirs."""
+def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
+    """Return a version that has just come as what is to be believed of it; its tags in Key Vault stay as they are.
+
+    Who copies the tags of a version along with its value copies the state too: then this version is theirs, and its
+    state is left out. And a write of ours may take effect so late that another version came first, which may have
+    given its user another password: then it has yet to be verified, and follows that other version.
+    """
     state = secret.state
-    return state is not None and any(
-        v.version != secret.version and v.state is not None and (v.state.id, v.state.at) == (state.id, state.at)
-        for v in systems.vault.versions(secret.name)
+    if state is None:
+        return secret
+    others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
+    if any(v.state is not None and (v.state.id, v.state.at) == (state.id, state.at) for v in others):
+        return without_state(secret)
+    if state.from_version is None or not _came_late(state.from_version, others):
+        return secret
+    before = _newest(others)
+    retire_at = state.retire_at
+    if retire_at is not None and not state.revokes:
+        # A grace counts from when the version was there, not from when it was made.
+        retire_at = max(retire_at, secret.created + (retire_at - state.at))
+    steps = tuple(step for step in get_args(PendingStep) if step == "verify" or step in state.pending)
+    late = dataclasses.replace(
+        state, from_version=before.version if before else None, pending=steps, retire_at=retire_at
+    )
+    return dataclasses.replace(secret, tags={**secret.tags, STATE_TAG: late.as_tag()})
+
+
+def _came_late(followed: str, others: Sequence[SecretVersion]) -> bool:
+    """Whether a version that says it followed `followed` came after another that did, or after a newer one."""
+    newest = max((v.created for v in others), default=None)
+    return not any(v.version == followed and v.created == newest for v in others) or any(
+        v.state is not None and v.state.from_version == followed for v in others
     )
 
 
@@ -102,7 +131,11 @@ def without_state(secret: SecretVersion) -> SecretVersion:
 def version_before(systems: Systems, secret: SecretVersion) -> SecretVersion | None:
     """Return the newest version but this one, without its value; in a tie of seconds the one with a state."""
     others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
-    return max(others, key=lambda v: (v.created, v.state is not None), default=None)
+    return _newest(others)
+
+
+def _newest(versions: Sequence[SecretVersion]) -> SecretVersion | None:
+    return max(versions, key=lambda v: (v.created, v.state is not None), default=None)
 
 
 def write_state(systems: Systems, secret: SecretVersion, state: RotationState) -> None:

@@ -31,15 +31,15 @@ from rotators.policy import (
     RotationPolicy,
     RotationState,
     next_tags,
+    policy_tags,
     read_policy,
 )
 from rotators.reconciliation import (
-    has_copied_state,
     inherit_policy,
+    newcomer,
     state_by_hand,
     verify_or_reconcile,
     version_before,
-    without_state,
     write_state,
 )
 from rotators.retirement import revoke
@@ -79,7 +79,7 @@ def _rotate_and_finish(run: Invocation) -> Outcome:
 def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision)
     systems, trigger = run.systems, run.trigger
     with run.step("read"):
-        secret, copied_state = _read(run)
+        as_written, secret = _read(run)
     if (then := _made_earlier(run, secret)) is not None:
         return run.skipped(then, None, Skip("done", "with the same idempotency key, and another came after it"))
     decided = _decide(run, secret)
@@ -92,9 +92,7 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
         with run.step("lock"):
             admin, logged_in_with = session.enter_context(locked(systems, managed))
         # While this one waited for the lock, another may have rotated.
-        secret = systems.vault.current(trigger.secret)
-        if copied_state is not None and secret.tags.get(STATE_TAG) == copied_state:
-            secret = without_state(secret)
+        secret = _as_believed(systems.vault.current(trigger.secret), as_written, secret)
         decided = _decide(run, secret)
         if isinstance(decided, Outcome):
             return decided
@@ -112,15 +110,21 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
         return _rotate_alternating_users(run, managed, admin, decision)
 
 
-def _read(run: Invocation) -> tuple[SecretVersion, str | None]:
-    """Return the current version, and the state tag that it has only because a person copied it."""
+def _read(run: Invocation) -> tuple[SecretVersion, SecretVersion]:
+    """Return the current version as it is written, and as what it is to be believed."""
     secret = run.systems.vault.current(run.trigger.secret)
     if run.trigger.kind != "new-version" or run.trigger.version != secret.version:
-        return secret, None
+        return secret, secret
     secret = inherit_policy(run, secret)
-    if not has_copied_state(run.systems, secret):
-        return secret, None
-    return without_state(secret), secret.tags[STATE_TAG]
+    return secret, newcomer(run.systems, secret)
+
+
+def _as_believed(secret: SecretVersion, as_written: SecretVersion, believed: SecretVersion) -> SecretVersion:
+    """Return a version that was read again; its state is believed as before, unless somebody wrote another."""
+    if believed is as_written or secret.version != as_written.version or secret.state != as_written.state:
+        return secret
+    state = {STATE_TAG: believed.tags[STATE_TAG]} if STATE_TAG in believed.tags else {}
+    return dataclasses.replace(secret, tags={**policy_tags(secret.tags), **state})
 
 
 def _decide(run: Invocation, secret: SecretVersion) -> tuple[RotationPolicy, Rotate | Resume] | Outcome:
@@ -349,9 +353,9 @@ def _resume(run: Invocation, managed: Managed, admin: AdminSession, decision: Re
         return run.outcome(managed, "planned", decision.reason, state=managed.secret.state)
     if managed.secret.state is None:
         managed = dataclasses.replace(managed, secret=_with_state(run, managed))
-    if "verify" in decision.steps:
-        with run.step("verify"):
-            verify_or_reconcile(run, managed, admin)
+    with run.step("verify"):
+        # Whatever is pending: what was left unfinished may have been overtaken, by a person or by a late write.
+        verify_or_reconcile(run, managed, admin)
     return _finish(run, managed, admin, "resumed", decision.reason)
 
 

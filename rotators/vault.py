@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -87,22 +88,29 @@ class Vault:
 
     def current(self, name: str) -> SecretVersion:
         """Return the newest version."""
-        return _version(_calling(f"secret {name!r}", lambda: self._client.get_secret(name)))
+        return _calling(f"secret {name!r}", lambda: _whole(name, self._client.get_secret(name)))
 
     def version(self, name: str, version: str) -> SecretVersion:
-        return _version(_calling(f"secret {name!r}", lambda: self._client.get_secret(name, version)))
+        return _calling(f"secret {name!r}", lambda: _whole(name, self._client.get_secret(name, version)))
 
     def versions(self, name: str) -> list[SecretVersion]:
         """Return all versions without their values, newest first as far as `created` (whole seconds) tells."""
-        listed = _calling(f"secret {name!r}", lambda: list(self._client.list_properties_of_secret_versions(name)))
-        return sorted((_version(p) for p in listed), key=lambda v: v.created, reverse=True)
+        listed = _calling(
+            f"secret {name!r}",
+            lambda: [_version(p) for p in self._client.list_properties_of_secret_versions(name)],
+        )
+        return sorted(listed, key=lambda v: v.created, reverse=True)
 
     def secrets(self) -> Iterator[SecretVersion]:
         """Yield every secret with the tags of its newest version: no values, 25 to a request."""
         pages = self._client.list_properties_of_secrets().by_page()
-        while (page := _calling("the list of secrets", lambda: next(pages, None))) is not None:
-            for properties in page:
-                yield _version(properties)
+
+        def read_page() -> list[SecretVersion] | None:
+            page = next(pages, None)
+            return None if page is None else [_version(properties) for properties in page]
+
+        while (page := _calling("the list of secrets", read_page)) is not None:
+            yield from page
 
     def check(self) -> None:
         """One page of the list: the vault answers and lets us read."""
@@ -114,15 +122,17 @@ class Vault:
         """Write a new version and return it. `tags` hold the state whose id tells it from any other.
 
         Key Vault has no compare-and-set and azure-core repeats a PUT whose answer was lost, which makes two
-        versions. So it is sent once, and on any doubt the newest version is read back.
+        versions. So it is sent once, and whatever is answered but success, the newest version is read back: a
+        gateway in between may refuse, or garble, what Key Vault has done.
 
-        Raise TransientError if no version of ours is there; then none will be current later, but for an
-        answer so late that the read overtook the write.
+        Raise TransientError, or what was refused, if no version of ours is there; then none will be current later,
+        but for a write that takes effect after it was read back (`reconciliation.newcomer` is for that).
         """
         try:
             return _calling(
                 f"secret {before.name!r}",
-                lambda: _version(
+                lambda: _whole(
+                    before.name,
                     self._client.set_secret(
                         before.name,
                         value.reveal(),
@@ -130,14 +140,20 @@ class Vault:
                         content_type=before.content_type,
                         expires_on=expires,
                         retry_total=0,
-                    )
+                    ),
                 ),
             )
-        except TransientError:
+        except (TransientError, PermanentError) as error:
+            failure = error
+        try:
             newest = self.current(before.name)
-            if newest.tags.get(STATE_TAG) == tags[STATE_TAG] and newest.version != before.version:
-                return newest
-            raise
+        except PermanentError:
+            # Neither writing nor reading is allowed: what was said first is what to mend.
+            raise failure from None
+        # The value too: two attempts of one cause in one second have the same state.
+        if newest.version != before.version and newest.tags.get(STATE_TAG) == tags[STATE_TAG] and newest.value == value:
+            return newest
+        raise failure
 
     def write_tags(self, name: str, version: str, tags: Mapping[str, str]) -> None:
         """Replace the tags of a version."""
@@ -174,6 +190,9 @@ def _calling[T](what: str, call: Callable[[], T]) -> T:
         return call()
     except AzureError as error:
         failure = _translate(what, error)
+    except (ValueError, TypeError, AttributeError):
+        # What the SDK raises, and may quote, when an answer is no JSON or not of a secret: a page of some gateway.
+        failure = _unreadable(what)
     raise failure
 
 
@@ -181,6 +200,8 @@ def _translate(what: str, error: AzureError) -> PermanentError | TransientError:
     if isinstance(error, ResourceNotFoundError):
         return SecretNotFoundError(f"{what} was not found in the key vault; look for it among the deleted ones")
     if isinstance(error, HttpResponseError) and error.status_code is not None:
+        if error.status_code < HTTPStatus.BAD_REQUEST:
+            return _unreadable(what)
         return _translate_answer(what, error, error.status_code)
     if isinstance(error, ClientAuthenticationError):
         # CredentialUnavailableError included: its text blames the configuration also when the managed identity
@@ -207,16 +228,30 @@ def _translate_answer(what: str, error: HttpResponseError, status: int) -> Perma
             f"{what}: Key Vault says {inner or code or 'Forbidden'} (403); give the app's identity get, set, update "
             "and list on secrets (a new role assignment needs some minutes), and let it through the firewall"
         )
-    if status == 429 or status >= 500:  # noqa: PLR2004 (HTTP)
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 (HTTP)
         return TransientError(f"{what}: Key Vault is busy or failing ({status})", retry_after=_retry_after(error))
     if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
         return TransientError(f"{what}: Key Vault says {inner} (409)")
     return VaultRefusedError(f"{what}: Key Vault says {inner or code or 'no'} ({status})")
 
 
+def _unreadable(what: str) -> TransientError:
+    return TransientError(
+        f"{what}: what was answered is not Key Vault's; if this lasts, look at the proxy or gateway in between"
+    )
+
+
 def _retry_after(error: HttpResponseError) -> timedelta:
     value = getattr(error.response, "headers", {}).get("Retry-After", "")
     return timedelta(seconds=int(value)) if re.fullmatch(r"[0-9]{1,6}", value) else timedelta(seconds=10)
+
+
+def _whole(name: str, secret: KeyVaultSecret) -> SecretVersion:
+    """Return the version that was answered. Raise ValueError when something that it cannot lack is not there."""
+    version = _version(secret)
+    if version.name.lower() != name.lower() or not version.version or secret.value is None:
+        raise ValueError("not the secret that was asked for")
+    return version
 
 
 def _version(secret: KeyVaultSecret | SecretProperties) -> SecretVersion:

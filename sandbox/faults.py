@@ -1,10 +1,11 @@
 """Requests that fail on demand, and the record of what was asked."""
 
+import functools
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Literal, Protocol
 
@@ -39,6 +40,9 @@ class RequestLog:
         return tuple(r for r in requests if method in (None, r.method) and re.search(path, r.path))
 
 
+When = Literal["before", "after", "later"]
+
+
 class Dropped(ConnectionAbortedError):  # noqa: N818 (a signal to the service: close without an answer)
     """The connection ends without an answer."""
 
@@ -59,11 +63,11 @@ type Tap = Callable[[str], Call]
 
 @dataclass(slots=True, eq=False)
 class Fault:
-    """What `fail` returns: `fired` tells how often it happened, `remove()` ends it."""
+    """What `fail` returns: `fired` tells how often it happened, `remove()` ends it, `land()` is for "later"."""
 
     method: str | None
     path: re.Pattern[str]
-    when: Literal["before", "after"]
+    when: When
     times: int | None
     skip: int
     delay: float
@@ -71,10 +75,18 @@ class Fault:
     drop: bool
     answer: Response | None
     fired: int = 0
+    on_their_way: list[Callable[[], object]] = field(default_factory=list)
 
     def remove(self) -> None:
         """Let requests pass from now on."""
         self.times = 0
+
+    def land(self) -> int:
+        """Carry out the requests that were to take effect later; return how many."""
+        landing, self.on_their_way = self.on_their_way, []
+        for request in landing:
+            request()
+        return len(landing)
 
     def _matches(self, request: Request) -> bool:
         return self.method in (None, request.method) and bool(self.path.search(path_of(request)))
@@ -100,7 +112,8 @@ class Faults:
         drop: bool = False,
         delay: float = 0,
         run: Callable[[], object] | None = None,
-        when: Literal["before", "after"] = "before",
+        body: str | None = None,
+        when: When = "before",
         times: int | None = 1,
         skip: int = 0,
     ) -> Fault:
@@ -110,17 +123,21 @@ class Faults:
             method: GET, PUT, PATCH, POST, DELETE; None is all.
             path: a regular expression searched for in the path, which has no trailing slash and no query.
             status: the answer's status, with `code` in its body and `headers` besides.
+            body: the answer's body instead, as a gateway's page; with `status` 200 an answer that is none.
             drop: close the connection without an answer.
             code: the error code in the body; without one it follows from the status.
             headers: further headers of the answer, `{"Retry-After": "1"}` for instance.
             delay: seconds of real time to wait first; alone it makes a request slow, not wrong.
             run: called first, in the server's thread: another writer that comes in between, for instance.
             when: "before": the request has no effect; "after": it has been carried out (only requests that succeed
-                count), and the caller does not learn it.
+                count), and the caller does not learn it; "later": it takes effect when the fault's `land()` is called,
+                and until then it is on its way in some network.
             times: how many requests; None is all until `remove()`.
             skip: how many matching requests pass first.
         """
         answer = None if status is None else self._error(status, code or _code(status), headers or {})
+        if answer is not None and body is not None:
+            answer = Response.text(answer.status, body)
         fault = Fault(method, re.compile(path), when, times, skip, delay, run, drop, answer)
         with self._lock:
             self._faults.append(fault)
@@ -139,14 +156,20 @@ class Faults:
     def _around(self, request: Request, handle: Callable[[Request], Response]) -> Response:
         if interruption := self._strike(request, "before"):
             return interruption
+        if interruption := self._strike(request, "later", handle):
+            return interruption
         response = handle(request)
         succeeded = response.status < HTTPStatus.BAD_REQUEST
         return (succeeded and self._strike(request, "after")) or response
 
-    def _strike(self, request: Request, when: Literal["before", "after"]) -> Response | None:
+    def _strike(
+        self, request: Request, when: When, handle: Callable[[Request], Response] | None = None
+    ) -> Response | None:
         fault = self._due(request, when)
         if fault is None:
             return None
+        if handle:
+            fault.on_their_way.append(functools.partial(handle, request))
         time.sleep(fault.delay)
         if fault.run:
             fault.run()
@@ -154,7 +177,7 @@ class Faults:
             raise Dropped
         return fault.answer
 
-    def _due(self, request: Request, when: Literal["before", "after"]) -> Fault | None:
+    def _due(self, request: Request, when: When) -> Fault | None:
         with self._lock:
             for fault in self._faults:
                 if fault.when != when or fault.times == 0 or not fault._matches(request):  # noqa: SLF001 (its list)

@@ -729,6 +729,26 @@ def test_a_slow_answer_runs_into_the_clients_time_out(vault: KeyVault, client: S
     assert len(vault.versions(NAME)) == 1
 
 
+def test_a_request_that_is_late_takes_effect_when_it_lands(vault: KeyVault, client: SecretClient) -> None:
+    """A write that its client has given up, and that another has overtaken."""
+    late = vault.fail(method="PUT", when="later", drop=True)
+    with pytest.raises(AzureError):
+        client.set_secret(NAME, "late", retry_total=0)
+    client.set_secret(NAME, "in time")
+    assert [version.value for version in vault.versions(NAME)] == ["in time"]
+    assert late.land() == 1
+    assert [version.value for version in vault.versions(NAME)] == ["in time", "late"]
+    assert late.land() == 0
+
+
+def test_a_gateways_page_is_no_answer(vault: KeyVault, client: SecretClient) -> None:
+    """With a status that says success, too: the SDK's error is not one of its own then."""
+    vault.fail(method="PUT", status=200, body="<html>", when="after")
+    with pytest.raises(json.JSONDecodeError):
+        client.set_secret(NAME, "value")
+    assert vault.current(NAME).value == "value"
+
+
 def test_a_fault_is_met_only_where_and_as_often_as_it_was_asked_for(vault: KeyVault, client: SecretClient) -> None:
     """By method, path, number, and after some that pass; the SDK's first, challenged request never meets one."""
     fault = vault.fail(method="GET", path="/secrets/b$", status=403, times=2, skip=1)
