@@ -40,6 +40,10 @@ _SAMPLE_TAGS = ("CredentialId", "ProviderAddress", "ValidityPeriodDays")
 NEAR_EXPIRY = timedelta(days=30)
 # Airflow's SecretCache holds a connection for 900 s: a shorter grace would retire what it still hands out.
 MINIMUM_GRACE = timedelta(minutes=15)
+# The grace is as long as a cache may be that was filled in the last moment before the new version could be read. That
+# moment comes after `at`, by as long as the database and Key Vault take, at worst all their time-outs one after the
+# other; and a login begins a little before the cache's end and ends a little after it.
+GRACE_MARGIN = timedelta(minutes=5)
 MINIMUM_EVERY = timedelta(hours=1)
 # libpq's, weakest first.
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -116,6 +120,10 @@ class RotationPolicy:
     def pair(self, user: str) -> tuple[str, str]:
         """Return the two users that take turns, the owner first; `user` is the one the secret names now."""
         return self.users or (user.removesuffix("_alt"), user.removesuffix("_alt") + "_alt")
+
+    def retire_at(self, now: datetime) -> datetime:
+        """Return when the credential is retired that a rotation replaces `now`."""
+        return now + self.grace + GRACE_MARGIN
 
 
 @dataclass(frozen=True, slots=True)

@@ -306,7 +306,7 @@ def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
         from_version=managed.secret.version,
         at=now,
         pending=tuple(pending),
-        retire_at=now if run.trigger.revoke else now + policy.grace,
+        retire_at=now if run.trigger.revoke else policy.retire_at(now),
     )
     tags = next_tags(managed.secret.name, managed.secret.tags, state, connection.tags())
     managed.engine.check(connection, secret=managed.secret.name)
@@ -352,7 +352,7 @@ def _with_state(run: Invocation, managed: Managed, decision: Resume) -> SecretVe
         from_version=before.version if before else None,
         at=now,
         pending=decision.steps,
-        retire_at=now + managed.policy.grace if was_managed else None,
+        retire_at=managed.policy.retire_at(now) if was_managed else None,
     )
     tags = next_tags(secret.name, secret.tags, state, {})
     run.systems.vault.write_tags(secret.name, secret.version, tags)

@@ -173,6 +173,12 @@ def test_without_rotation_users_the_pair_comes_from_the_current_user(user: str) 
     assert policy({**ALTERNATING, "rotation-users": "x,y"}).pair(user) == ("x", "y")
 
 
+def test_the_old_credential_is_retired_a_margin_after_its_grace() -> None:
+    """P1: a cache as long as the grace may be filled minutes after the rotation began."""
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    assert policy({**ALTERNATING, "rotation-grace": "15m"}).retire_at(now) == now + timedelta(minutes=20)
+
+
 @given(number=st.integers(0, 99_999), unit=st.sampled_from("mhd"))
 @EXAMPLES
 def test_a_duration_is_a_number_and_a_unit(number: int, unit: str) -> None:
