@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sandbox start lock requirements clean
+.PHONY: help demo test check readers sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
@@ -29,6 +29,9 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 	@.venv/bin/ruff check --quiet $(SOURCES)
 	@.venv/bin/mypy
 	@$(PYTHON) -m pytest -q tests/unit
+
+readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS="--help" says how else)
+	@$(PYTHON) -m tests.endurance.readers $(READERS)
 
 lock: $(UV) ## take newer versions of what we depend on
 	$(UV) lock --upgrade

@@ -130,9 +130,9 @@ def _unless_in_grace(
     rotate: Rotate, current: Current, policy: RotationPolicy, now: datetime, *, forced: bool
 ) -> Decision:
     state = current.state
-    if forced or policy.strategy != "alternating-users" or state is None or not state.in_grace(now):
+    if forced or policy.strategy != "alternating-users" or state is None or not state.in_grace(current.created, now):
         return rotate
-    skip = Skip("in grace", f"the other user stays usable until {timestamp(state.retire_at)}")
+    skip = Skip("in grace", f"the other user stays usable until {timestamp(state.usable_until(current.created))}")
     return _resume_or_skip(state, skip)
 
 

@@ -89,7 +89,7 @@ def _what_is_to_do(systems: Systems, listed: SecretVersion, trigger: Trigger) ->
     if policy is None or not policy.enabled:
         return None
     now = systems.now()
-    if is_to_retire(listed.state, now) or not isinstance(decide(trigger, current_of(listed), policy, now), Skip):
+    if is_to_retire(listed, now) or not isinstance(decide(trigger, current_of(listed), policy, now), Skip):
         return "work"
     return "search" if listed.state is not None and now < listed.state.at + policy.grace else None
 

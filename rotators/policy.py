@@ -40,6 +40,8 @@ _SAMPLE_TAGS = ("CredentialId", "ProviderAddress", "ValidityPeriodDays")
 NEAR_EXPIRY = timedelta(days=30)
 # Airflow's SecretCache holds a connection for 900 s: a shorter grace would retire what it still hands out.
 MINIMUM_GRACE = timedelta(minutes=15)
+# A version's `created` is cut to whole seconds, and a login that begins in time may end this much later.
+LOGIN_TIME = timedelta(seconds=15)
 MINIMUM_EVERY = timedelta(hours=1)
 # libpq's, weakest first.
 SSLMODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -156,8 +158,19 @@ class RotationState:
     def is_unfinished(self) -> bool:
         return bool(self.pending) or (self.revokes and self.retired is None)
 
-    def in_grace(self, now: datetime) -> bool:
-        return self.retire_at is not None and self.retired is None and now < self.retire_at
+    def usable_until(self, published: datetime) -> datetime | None:
+        """Return until when the credential of before has to work; `published` is when this version was.
+
+        A cache may be filled in the last moment before that, which is some time after `at`, and keep what it has
+        for as long as the grace.
+        """
+        if self.retire_at is None or self.revokes:
+            return self.retire_at
+        return max(self.retire_at, published + (self.retire_at - self.at)) + LOGIN_TIME
+
+    def in_grace(self, published: datetime, now: datetime) -> bool:
+        until = self.usable_until(published)
+        return until is not None and self.retired is None and now < until
 
     def as_tag(self) -> str:
         tag = {

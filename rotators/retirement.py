@@ -16,15 +16,13 @@ from rotators.systems import Systems
 from rotators.vault import SecretVersion
 
 
-def is_to_retire(state: RotationState | None, now: datetime) -> bool:
+def is_to_retire(secret: SecretVersion, now: datetime) -> bool:
     """Whether the grace is over and nothing else is to be finished first."""
-    return (
-        state is not None
-        and state.retired is None
-        and not state.is_unfinished
-        and state.retire_at is not None
-        and state.retire_at <= now
-    )
+    state = secret.state
+    if state is None or state.retired is not None or state.is_unfinished:
+        return False
+    until = state.usable_until(secret.created)
+    return until is not None and until <= now
 
 
 def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
@@ -54,7 +52,7 @@ def revoke(run: Invocation, managed: Managed, admin: AdminSession, state: Rotati
 def _retire(run: Invocation) -> Outcome | None:
     secret = run.systems.vault.current(run.trigger.secret)
     policy = read_policy(secret.name, secret.tags, prefix=run.systems.settings.connections_prefix)
-    if policy is None or not policy.enabled or not is_to_retire(secret.state, run.systems.now()):
+    if policy is None or not policy.enabled or not is_to_retire(secret, run.systems.now()):
         return None
     managed = look_up(run.systems, secret, policy)
     if policy.strategy == "single-user":

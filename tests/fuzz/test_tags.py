@@ -123,7 +123,7 @@ def test_any_tags_lead_to_a_decision_or_a_complaint(
         return
     decision = decide(trigger, Current("v1", created, expires, secret.state), policy, now)
     assert isinstance(decision, Rotate | Resume | Skip)
-    assert isinstance(is_to_retire(secret.state, now), bool)
+    assert isinstance(is_to_retire(secret, now), bool)
     assert policy is not None
     assert timedelta(minutes=15) <= policy.grace < policy.every
     assert policy.validity > policy.grace

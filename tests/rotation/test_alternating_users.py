@@ -7,7 +7,7 @@ import pytest
 
 from rotators.dispatch import deliver, sweep
 from rotators.errors import PolicyError
-from rotators.policy import read_state
+from rotators.policy import LOGIN_TIME, read_state
 from rotators.rotation import rotate
 from tests.world import World, logs_in, user_of
 
@@ -94,6 +94,27 @@ def test_the_old_credential_is_retired_after_its_grace(here: World) -> None:
     state = read_state(here.tags(name))
     assert state is not None
     assert state.retired is not None
+
+
+def test_a_grace_of_fifteen_minutes_outlives_a_cache_of_fifteen_minutes(here: World) -> None:
+    """P1: also where the cache was filled when the rotation had begun long ago and its version was not yet there."""
+    name = here.alternating(rotation_grace="15m", rotation_every="1h")
+    before = here.value(name)
+    cached_until = []
+
+    def pass_time() -> None:
+        here.clock.advance(timedelta(minutes=2))
+        cached_until.append(here.clock.now() + timedelta(minutes=15))
+
+    here.vault.fail(method="PUT", path=f"/secrets/{name}$", run=pass_time)
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(cached_until[0] - here.clock.now())
+    sweep(here.app(topic=None).systems)
+    assert logs_in(before)
+    assert rotate(here.systems, here.trigger(name)).obstacle == "in grace"
+    here.clock.advance(LOGIN_TIME + timedelta(seconds=2))
+    sweep(here.app(topic=None).systems)
+    assert not logs_in(before)
 
 
 def test_in_its_grace_the_other_user_is_left_alone(here: World) -> None:

@@ -158,10 +158,20 @@ def test_a_version_that_a_person_wrote_is_verified_and_airflow_refreshed() -> No
 @pytest.mark.parametrize("kind", ["http", "requested", "near-expiry", "sweep"])
 def test_the_other_user_is_not_touched_in_its_grace(kind: TriggerKind) -> None:
     """P1: who still uses the old credential may do so until the grace is over."""
-    current = version(age=OLD, state=state(retire_at=NOW + timedelta(seconds=1)))
-    assert obstacle(decide(trigger(kind), current, policy(), NOW)) == "in grace"
-    later = NOW + timedelta(seconds=1)
-    assert isinstance(decide(trigger(kind), current, policy(), later), Rotate)
+    current = version(age=OLD, state=state(retire_at=NOW))
+    login = timedelta(seconds=15)
+    assert obstacle(decide(trigger(kind), current, policy(), NOW + login - timedelta(seconds=1))) == "in grace"
+    assert isinstance(decide(trigger(kind), current, policy(), NOW + login), Rotate)
+
+
+def test_a_grace_counts_from_when_the_version_could_be_read() -> None:
+    """P1: a cache may be filled in the last moment before that, and keep the old credential for as long as the grace."""
+    slow = state(at=NOW - timedelta(minutes=2), retire_at=NOW + timedelta(minutes=13))
+    current = replace(version(state=slow), created=NOW)
+    until = NOW + timedelta(minutes=15, seconds=15)
+    assert slow.usable_until(current.created) == until
+    assert obstacle(decide(trigger("http"), current, policy(), until - timedelta(seconds=1))) == "in grace"
+    assert isinstance(decide(trigger("http"), current, policy(), until), Rotate)
 
 
 def test_force_over_http_does_not_wait_for_the_grace() -> None:

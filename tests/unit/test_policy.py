@@ -321,7 +321,7 @@ def test_a_state_that_somebody_mended_by_hand_breaks_nothing(changes: dict[str, 
     state = as_state(**changes)
     if state is None:
         return
-    assert isinstance(state.in_grace(NOW), bool)
+    assert isinstance(state.in_grace(NOW, NOW), bool)
     assert isinstance(state.revokes, bool)
     assert isinstance(state.is_unfinished, bool)
     assert state.from_version is None or isinstance(state.from_version, str)
@@ -343,7 +343,7 @@ def test_a_state_says_whether_it_is_finished() -> None:
     assert revoked is not None
     assert [s.is_unfinished for s in (done, pending, revoking, revoked)] == [False, True, True, False]
     assert [s.revokes for s in (done, pending, revoking, revoked)] == [False, False, True, True]
-    assert [s.in_grace(NOW) for s in (done, pending, revoking, revoked)] == [True, False, False, False]
+    assert [s.in_grace(NOW, NOW) for s in (done, pending, revoking, revoked)] == [True, False, False, False]
 
 
 @pytest.mark.parametrize("fits", ["a", "0f8fad5b-d9cb-469f-a165-70867728950e", "x" * 64, "a.b_c:d/e+f=@-"])
