@@ -76,7 +76,8 @@ class ConnectionSecret:
         """
         if problem := _credential_problem(credential):
             raise SecretFormatError(f"secret {self._secret!r}: {problem}; take letters and digits for both")
-        tags = {**self._tags, CREDENTIAL_TAG: credential.user} if self.tags() else self._tags
+        # The tag is read with a bare password only.
+        tags = {**self._tags, CREDENTIAL_TAG: credential.user}
         again = parse(self._replaced(credential), secret=self._secret, tags=tags)
         if again != replace(self, credential=credential):
             raise SecretFormatError(
@@ -198,7 +199,7 @@ def _read(value: Password, secret: str, tags: Mapping[str, str]) -> ConnectionSe
     ssl = {"true": "require", "false": "disable"}.get(ssl.lower(), ssl)
     if ssl in _SSLMODES:
         parameters.setdefault("sslmode", ssl)
-    if _has_copy(credential, parts, (database or "", *(address.host for address in addresses))):
+    if _has_copy(credential, parts):
         raise _UnreadableError(
             "its password stands in its value a second time, among the options, and would be out of date there; "
             "take it out of them"
@@ -299,13 +300,14 @@ def _is_host(name: str) -> bool:
         return False
 
 
-def _has_copy(credential: Credential, parts: list[_Part], names: Collection[str]) -> bool:
+def _has_copy(credential: Credential, parts: list[_Part]) -> bool:
     """Whether the options hold the password too. A short one, or a name such as `postgres`, may be there by chance."""
     password = credential.password.reveal()
-    if len(password) < 8 or any(password in name for name in (*names, credential.user, "postgresql", "password")):  # noqa: PLR2004
+    names = [part.text for part in parts if part.name in ("user", "host", "dbname")]
+    if len(password) < 8 or any(password in name for name in (*names, "postgresql", "password")):  # noqa: PLR2004
         return False
     forms = (password, quote(password, safe=""), quote_plus(password), json.dumps(password)[1:-1])
-    others = [part.text for part in parts if part.name not in (*_CREDENTIAL, "host", "port", "dbname")]
+    others = [part.text for part in parts if part.name not in _CREDENTIAL]
     return any(form in text for form in forms for text in others)
 
 
@@ -394,7 +396,7 @@ def _read_uri(text: str, scheme: str) -> tuple[str, list[_Part]]:
 def _uri_parts(text: str, start: int, end: int, reader: _UriReader) -> Iterator[_Part]:
     match = reader.pattern.fullmatch(text, start, end)
     if match is None:
-        raise _UnreadableError(f"its URI can't be taken apart after character {start + text.index('://') + 3}")
+        raise _UnreadableError("the driver that its URI names is no word; write it as in postgresql+psycopg2://")
     for name in _CREDENTIAL:
         if match[name] is not None:
             yield _Part(name, _decoded(match[name], unquote), _Place(name, *match.span(name), _encode_uri))
@@ -436,8 +438,7 @@ def _with_libpq_hosts(query: list[_Part]) -> list[_Part]:
     if len(hosts) < 2 and not re.fullmatch(r"[A-Za-z0-9.-]*:[0-9]*", "".join(hosts)):  # noqa: PLR2004 (a list has two)
         return query
     names, _, ports = zip(*(host.partition(":") for host in hosts), strict=True)
-    others = [part for part in query if part.name != "host"]
-    return [*others, _Part("host", ",".join(names)), _Part("port", ",".join(ports))]
+    return [*query, _Part("host", ",".join(names)), _Part("port", ",".join(ports))]
 
 
 def _decoded(raw: str, decode: Callable[..., str]) -> str:
@@ -470,7 +471,7 @@ def _read_keywords(text: str) -> Iterator[_Part]:
             )
         name, raw = pair["name"], pair["value"]
         quoted = raw.startswith("'")
-        unescaped = re.sub(r"\\(.?)", r"\1", raw[1:-1] if quoted else raw, flags=re.DOTALL)
+        unescaped = re.sub(r"\\(.?)", r"\1", raw[1:-1] if quoted else raw)
         yield _Part(name, unescaped, _Place(name, *pair.span("value"), _encode_quoted if quoted else _encode_keyword))
         position = pair.end()
 

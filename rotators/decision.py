@@ -123,11 +123,11 @@ def _when_due(trigger: Trigger, current: Current, policy: RotationPolicy, now: d
         opens = timestamp(policy.window.opens_next(now))
         skip = Skip("outside window", f"due since {timestamp(due)}; rotation-window opens at {opens}")
         return _resume_or_skip(current.state, skip)
-    return _unless_in_grace(Rotate(f"due since {timestamp(due)}"), current, policy, now, forced=False)
+    return _unless_in_grace(Rotate(f"due since {timestamp(due)}"), current, policy, now)
 
 
 def _unless_in_grace(
-    rotate: Rotate, current: Current, policy: RotationPolicy, now: datetime, *, forced: bool
+    rotate: Rotate, current: Current, policy: RotationPolicy, now: datetime, *, forced: bool = False
 ) -> Decision:
     state = current.state
     if forced or policy.strategy != "alternating-users" or state is None or not state.in_grace(current.created, now):

@@ -58,6 +58,8 @@ _VERSION = re.compile(r"[0-9A-Za-z-]{1,127}")
 # Key Vault is younger than the first of these years, and no duration of a tag leads from the last out of the calendar.
 _YEARS = range(2000, 9000)
 _CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
+# CronSim says whether an expression is sound only when it is told where to begin.
+_ANY_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]|[\"\\]")
 
 
@@ -192,6 +194,14 @@ def duration(text: str) -> timedelta | None:
     return timedelta(**{_UNITS[match[2]]: int(match[1])}) if match else None
 
 
+def _is_cron(text: str) -> bool:
+    try:
+        CronSim(text, _ANY_MOMENT)
+    except (CronSimError, ValueError):
+        return False
+    return len(text.split()) == 5  # noqa: PLR2004 (without seconds)
+
+
 def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.fullmatch(name) is not None
 
@@ -241,7 +251,7 @@ def read_policy(secret: str, tags: Mapping[str, str], *, prefix: str) -> Rotatio
 def read_state(tags: Mapping[str, str]) -> RotationState | None:
     """Return the state in the tags; None when there is none, or what stands there was not written by us."""
     try:
-        tag = json.loads(tags.get(STATE_TAG, "null"))
+        tag = json.loads(tags[STATE_TAG])
         before = tag.get("from")
         if not _CAUSE_ID.fullmatch(tag["id"]):
             return None
@@ -331,8 +341,10 @@ class _TagReader:
         return value.strip() if value and value.strip() else None
 
     def choice(self, name: str, choices: tuple[str, ...], default: str) -> str:
-        value = self.text(name) or default
-        if value not in choices and name in self._tags:
+        value = self.text(name)
+        if value is None:
+            return default
+        if value not in choices:
             self.complain(name, f"is {value!r}, expected {' or '.join(map(repr, choices))}")
         return value
 
@@ -402,12 +414,7 @@ class _TagReader:
             return None
         cron, _, length = value.rpartition(" for ")
         parsed = duration(length)
-        try:
-            CronSim(cron.strip(), datetime.now(UTC))
-            usable = parsed is not None and parsed > timedelta() and len(cron.split()) == 5  # noqa: PLR2004 (cron)
-        except (CronSimError, ValueError):
-            usable = False
-        if not usable or parsed is None:
+        if not parsed or not _is_cron(cron.strip()):
             self.complain(
                 "rotation-window",
                 f"is {value!r}, expected a cron expression and a duration: '0 2 * * 6 for 3h'",
@@ -426,7 +433,7 @@ class _TagReader:
     def dags(self) -> tuple[str, ...]:
         entries = tuple(e.strip() for e in (self.text("airflow-dags") or "").split(",") if e.strip())
         for entry in entries:
-            if not entry.removeprefix("tag:").strip():
+            if entry == "tag:":
                 self.complain("airflow-dags", "has an entry 'tag:' without a DAG tag")
         return entries
 

@@ -67,6 +67,11 @@ REQUIRE = {"sslmode": "require"}
             None,
             {"sslmode": "require", "keepalives": "0"},
         ),
+        ("postgresql://app:{}@db/d?options=-c+a=b", "airflow-uri", [DB], "d", {"options": "-c a=b"}),
+        ("postgresql://app:{}@db/a b", "airflow-uri", [DB], "a b", {}),
+        # Airflow has one port, and hands the list of hosts to libpq as it is: the port is for all.
+        ("postgresql://app:{}@h1,h2:5/d", "airflow-uri", [Address("h1", 5), Address("h2", 5)], "d", {}),
+        ("postgresql://app:{}@db?ssl=False", "airflow-uri", [DB], None, {"sslmode": "disable"}),
         # PostgresHook hands extra over after, and therefore instead of, the connection's own fields.
         ("postgresql://app:{}@other/d?host=db&dbname=e", "airflow-uri", [DB], "e", {}),
         (
@@ -90,6 +95,7 @@ REQUIRE = {"sslmode": "require"}
         ),
         ("user=app password={} hostaddr=::1", "libpq-keywords", [Address("::1", 5432)], None, {"hostaddr": "::1"}),
         ('{{"conn_type": "postgres", "login": "app", "password": "{}", "host": "db"}}', "airflow-json", [DB], None, {}),
+        ('\n{{"engine":"postgres","host":"db","username":"app","password":"{}"}}', "aws-json", [DB], "postgres", {}),
         (
             """{{"password": "{}", "login": "app", "conn_type": "postgresql", "host": "h1", "port": "1", "schema": "d",
               "description": null, "extra": "{{\\"sslmode\\": \\"require\\", \\"cursor\\": \\"x\\"}}"}}\n""",
@@ -117,9 +123,18 @@ REQUIRE = {"sslmode": "require"}
             REQUIRE,
         ),
         ("postgresql+psycopg2://app:{}@db/d?sslmode=require&x=y", "sqlalchemy-url", [DB], "d", REQUIRE),
+        ("postgresql+asyncpg://app:{}@db/d?ssl=verify-full", "sqlalchemy-url", [DB], "d", {"sslmode": "verify-full"}),
         ("postgresql+asyncpg://app:{}@[::1]:1/d?ssl=require", "sqlalchemy-url", [Address("::1", 1)], "d", REQUIRE),
         ("postgresql+psycopg://app:{}@/d?host=h1:1&host=h2:2&ssl=true", "sqlalchemy-url", [H1, H2], "d", REQUIRE),
-        ("postgresql+psycopg://app:{}@/d?host=h1:1", "sqlalchemy-url", [H1], "d", {}),
+        ("postgresql+psycopg://app:{}@/d?host=H1:1", "sqlalchemy-url", [H1], "d", {}),
+        (
+            "postgresql+psycopg://app:{}@/d?host=h1&host=h2",
+            "sqlalchemy-url",
+            [Address("h1", 5432), Address("h2", 5432)],
+            "d",
+            {},
+        ),
+        ("postgresql+psycopg://app:{}@h1,h2:5/d", "sqlalchemy-url", [Address("h1", 5), Address("h2", 5)], "d", {}),
         ("postgresql+psycopg://app:{}@/d?host=h1,h2&port=1,2", "sqlalchemy-url", [H1, H2], "d", {}),
     ],
 )  # fmt: skip
@@ -141,6 +156,7 @@ def test_each_format_says_where_to_and_how(
         ("h1:1", [H1], None, {}),
         ("[::1]:1/sales", [Address("::1", 1)], "sales", {}),
         ("postgresql://h1:1,h2:2/d?sslmode=require", [H1, H2], "d", REQUIRE),
+        ("postgresql://h1:1/d?service=a://b", [H1], "d", {"service": "a://b"}),
         (FLEXIBLE_SERVER, [AZURE_SERVER], None, REQUIRE),
         (FLEXIBLE_SERVER.lower() + "/databases/Sales", [AZURE_SERVER], "Sales", REQUIRE),
     ],
@@ -419,26 +435,64 @@ def test_a_bare_password_may_be_any_text_that_is_no_other_format(password: str, 
     assert read("~" + password, {**AZURE_TAGS, **changed.tags()}) == changed
 
 
+def test_a_bare_password_may_look_like_a_parameter() -> None:
+    """What follows the word is no blank for libpq, so it is no key=value string."""
+    assert read("user\u2003=x", AZURE_TAGS).format == "bare-password"
+
+
+EMPTY = "the user or the password is empty; take letters and digits for both"
+UNUSABLE = "the user or the password has a NUL or half a surrogate pair in it; take letters and digits for both"
+SOMETHING_ELSE = (
+    "with the new user or password its value would be read as something else; "
+    "take letters and digits for both, or percent-encode the special characters in the rest of the value"
+)
+
+
 @pytest.mark.parametrize(
-    ("credential", "tags"),
+    ("credential", "tags", "complaint"),
     [
-        (Credential("", Password(PASSWORD)), NO_TAGS),
-        (Credential("app", Password("")), NO_TAGS),
-        (Credential("app", Password("nul\0" + PASSWORD)), NO_TAGS),
-        (Credential("app", Password("half\ud800" + PASSWORD)), NO_TAGS),
-        (Credential("app", Password(PASSWORD * 3000)), NO_TAGS),
-        (Credential("app", Password("postgresql://" + PASSWORD)), AZURE_TAGS),
-        (Credential("app", Password("line\n" + PASSWORD)), AZURE_TAGS),
-        (Credential("app", Password(PASSWORD + "\n")), AZURE_TAGS),
-        (Credential("app", Password("{" + PASSWORD)), AZURE_TAGS),
+        (Credential("", Password(PASSWORD)), NO_TAGS, EMPTY),
+        (Credential("app", Password("")), NO_TAGS, EMPTY),
+        (Credential("app", Password("nul\0" + PASSWORD)), NO_TAGS, UNUSABLE),
+        (Credential("app", Password("half\ud800" + PASSWORD)), NO_TAGS, UNUSABLE),
+        (
+            Credential("app", Password(PASSWORD * 3000)),
+            NO_TAGS,
+            "its value has 39021 bytes, and Key Vault takes 25600; shorten it",
+        ),
+        (
+            Credential("app", Password("postgresql://" + PASSWORD)),
+            AZURE_TAGS,
+            "its value names no user; write it into it",
+        ),
+        (
+            Credential("app", Password("line\n" + PASSWORD)),
+            AZURE_TAGS,
+            "its password has a control character at character 5; take it out",
+        ),
+        (Credential("app", Password(PASSWORD + "\n")), AZURE_TAGS, SOMETHING_ELSE),
+        (
+            Credential("app", Password("{" + PASSWORD)),
+            AZURE_TAGS,
+            "its JSON breaks off at line 1, column 2; correct it there",
+        ),
     ],
 )
-def test_a_credential_that_the_format_cannot_hold_is_refused(credential: Credential, tags: Mapping[str, str]) -> None:
+def test_a_credential_that_the_format_cannot_hold_is_refused(
+    credential: Credential, tags: Mapping[str, str], complaint: str
+) -> None:
     """What would be read as something else is never published, and not shown either (P1, P3)."""
     connection = read("0ld" if tags else "postgresql://app:0ld@h/d", tags)
-    with pytest.raises(SecretFormatError, match="secret 'warehouse': ") as caught:
+    with pytest.raises(SecretFormatError) as caught:
         connection.with_credential(credential)
+    assert str(caught.value) == f"secret 'warehouse': {complaint}"
     assert_hidden(caught.value)
+
+
+def test_a_value_may_be_as_long_as_key_vault_takes() -> None:
+    """25 600 bytes, and not one more (which is refused below)."""
+    value = "postgresql://app:x@h/d?application_name="
+    assert read(value + "a" * (25_600 - len(value))).format == "airflow-uri"
 
 
 def test_quotes_stay_and_come_only_when_needed() -> None:
@@ -450,6 +504,9 @@ def test_quotes_stay_and_come_only_when_needed() -> None:
     )
     changed = connection.with_credential(Credential("b", Password("it's")))
     assert changed.render().reveal() == "user='b'password='it\\'s' host=h"
+    # libpq looks for blanks byte by byte, and in some locales half an ä is one.
+    changed = connection.with_credential(Credential("b", Password("pässword")))
+    assert changed.render().reveal() == "user='b'password='pässword' host=h"
 
 
 # -- Refusals ----------------------------------------------------------------------------------------------------
@@ -474,6 +531,10 @@ J = f'"login":"app","password":"{PASSWORD}","host":"h"'
         (f"mysql://app:{PASSWORD}@h/d", "engine mysql is not supported yet; supported: postgresql"),
         (f"mssql+pyodbc://app:{PASSWORD}@h/d", "engine mssql is not supported yet"),
         (f"{PASSWORD}://app@h/d", "the engine that its value names is not supported yet"),
+        (f"PostgreSQL://app:{PASSWORD}@h/d", "the engine that its value names is not supported yet"),
+        # SQLAlchemy has no dialect of that name.
+        (f"postgres+psycopg2://app:{PASSWORD}@h/d", "the engine that its value names is not supported yet"),
+        (f"postgresql+psycopg-2://app:{PASSWORD}@h/d", "no word; write it as in postgresql"),
         (f'{{"engine":"mysql","username":"app","password":"{PASSWORD}","host":"h"}}', "engine mysql is not"),
         (f'{{"conn_type":"{PASSWORD}",{J}}}', "the engine that its value names is not supported yet"),
         (f'{{"conn_type":["postgres"],{J}}}', "the engine that its value names is not supported yet"),
@@ -490,6 +551,7 @@ J = f'"login":"app","password":"{PASSWORD}","host":"h"'
         (f'{{"conn_type":"postgres","password":"{PASSWORD}","login":"app"}}', "names no host"),
         (f'{{"conn_type":"postgres",{J},"port":"x{PASSWORD}"}}', "no number from 1 to 65535"),
         (f'{{"conn_type":"postgres",{J},"port":65536}}', "no number from 1 to 65535"),
+        (f'{{"conn_type":"postgres",{J},"port":0}}', "no number from 1 to 65535"),
         (f'{{"conn_type":"postgres",{J},"extra":"x{PASSWORD}"}}', "its extra is no JSON from its character 1"),
         (f'{{"conn_type":"postgres",{J},"extra":["{PASSWORD}"]}}', "its extra is no JSON object"),
         (f'{{"conn_type":"postgres",{J},"extra":{{"password":"x"}}}}', "its extra has the key password"),
@@ -499,6 +561,7 @@ J = f'"login":"app","password":"{PASSWORD}","host":"h"'
         (f"{U}@h/d?__extra__=%7B%22user%22%3A%22x%22%7D", "its extra has the key user"),
         (f"{U}@h/d?__extra__=%7B%22dsn%22%3A%22{PASSWORD}%22%7D", "a second time"),
         (f"{U}@h/d?application_name={PASSWORD}", "a second time"),
+        ("postgresql://app:8letters@h/d?application_name=8letters", "a second time"),
         (f"{U}@h/d?password={PASSWORD}", "names the password twice"),
         (f"{U}@h/d?user=other", "names the user twice"),
         (f"user=app password=x host=h password={PASSWORD}", "names the password twice"),
@@ -537,6 +600,96 @@ def test_a_value_that_cannot_be_used_is_refused_with_what_to_do(value: str, comp
     assert_hidden(error)
 
 
+def in_json(more: str) -> str:
+    return f'{{"conn_type":"postgres",{J}{more}}}'
+
+
+@pytest.mark.parametrize(
+    ("value", "tags", "complaint"),
+    [
+        (f"{U}%ff@h", NO_TAGS, "a percent-encoded text in its URI is not UTF-8; encode it as UTF-8"),
+        (f"{U}@/d", NO_TAGS, "its value names no host; write it into it"),
+        (
+            f"{U}/@h/d",
+            NO_TAGS,
+            (
+                "the host of its URI can't be read from character 14 on; write host:port, and percent-encode the "
+                "special characters of user and password before it ('@' is %40, '/' is %2F)"
+            ),
+        ),
+        (
+            f"{U}@h1,,h2:1/d",
+            NO_TAGS,
+            (
+                "a host in its value is empty or no host's name; write one, and in a URI percent-encode the special "
+                "characters of user and password ('@' is %40, '/' is %2F)"
+            ),
+        ),
+        (f"{U}@h:0/d", NO_TAGS, "a port in its value is no number from 1 to 65535; correct it"),
+        (
+            f"postgresql+psycopg-2://app:{PASSWORD}@h/d",
+            NO_TAGS,
+            "the driver that its URI names is no word; write it as in postgresql+psycopg2://",
+        ),
+        (
+            f"{U}@h/d?application_name={PASSWORD}",
+            NO_TAGS,
+            (
+                "its password stands in its value a second time, among the options, and would be out of date there; "
+                "take it out of them"
+            ),
+        ),
+        (in_json(',"x":1,"x":2'), NO_TAGS, "its JSON has the same key twice in one object; keep one of them"),
+        (
+            f"{{{J}}}",
+            NO_TAGS,
+            "its JSON has neither the key conn_type (Airflow's) nor engine (AWS's); add the one that fits",
+        ),
+        (in_json(',"extra":[1]'), NO_TAGS, "its extra is no JSON object, which Airflow demands; write it as one"),
+        (
+            in_json(',"extra":{"password":"x"}'),
+            NO_TAGS,
+            (
+                "its extra has the key password, which Airflow's PostgresHook would take instead of the connection's "
+                "own; take it out of extra"
+            ),
+        ),
+        (
+            PASSWORD,
+            {"CredentialId": "app", "ProviderAddress": "h?password=x"},
+            (
+                "its tag ProviderAddress names a password, and tags are no place for one; take it out, and if it was a "
+                "password in use, change it"
+            ),
+        ),
+    ],
+)
+def test_a_refusal_is_one_sentence_that_ends_with_how_to_mend_it(
+    value: str, tags: Mapping[str, str], complaint: str
+) -> None:
+    """P7: the person on call reads this and nothing else."""
+    assert str(refusal(Password(value), tags)) == f"secret 'warehouse': {complaint}"
+
+
+def test_a_uri_that_nobody_reads_is_not_taken_for_a_bare_password() -> None:
+    """Schemes are in small letters for all who read them; as a password the whole of it would be sent (P3)."""
+    error = refusal(Password(f"PostgreSQL://app:{PASSWORD}@h/d"), AZURE_TAGS)
+    assert "the engine that its value names is not supported yet" in str(error)
+
+
+@pytest.mark.parametrize("written", [str, quote_plus, lambda text: quote(text, safe="")])
+def test_a_second_copy_of_the_password_is_found_however_it_is_written(written: Callable[[str], str]) -> None:
+    """What only looks like it, but for a letter at either end, is none."""
+    password = "c0rrect h/rse"
+    document = {"conn_type": "postgres", "login": "app", "password": password, "host": "h"}
+    for text, is_copy in ((password, True), (password[1:], False), (password[:-1], False)):
+        value = Password(json.dumps(document | {"extra": {"service": f"<{written(text)}>"}}))
+        if is_copy:
+            assert "a second time" in str(refusal(value))
+        else:
+            assert parse(value, secret="warehouse", tags=NO_TAGS).render() == value
+
+
 @pytest.mark.parametrize(
     ("tags", "complaint"),
     [
@@ -567,10 +720,14 @@ def test_a_bare_password_with_unusable_tags_is_refused(tags: dict[str, str], com
         "postgresql://app:postgres@h/d?application_name=postgres",
         "postgresql://app:1@h/d?keepalives=1",
         '{"conn_type":"postgres","login":"app","password":"password","host":"h","extra":{"x":"password"}}',
+        "postgresql://warehouse:warehouse@h/d?application_name=warehouse",
+        "postgresql://app:Warehouse@Warehouse/d?application_name=Warehouse",
+        "postgresql://app:warehouse@h/warehouse?application_name=warehouse",
+        "postgresql://app:7letter@h/d?application_name=7letter",
     ],
 )
-def test_a_short_password_may_be_the_same_word_as_something_else(value: str) -> None:
-    """`airflow:airflow@…/airflow` is no second copy of a password."""
+def test_a_password_may_be_the_same_word_as_something_else(value: str) -> None:
+    """`airflow:airflow@…/airflow` is no second copy of a password: a short one, or the name of something."""
     assert read(value).render().reveal() == value
 
 
@@ -596,6 +753,7 @@ def test_nothing_prints_a_password() -> None:
     shown = f"{connection!r} {connection} {connection.options} {connection.render()} {vars_of(connection)}"
     assert not re.search(f"{PASSWORD}|t0p-s3cret", shown)
     assert "user='app'" in shown
+    assert "<sslpassword, sslmode>" in shown
 
 
 def vars_of(connection: ConnectionSecret) -> str:

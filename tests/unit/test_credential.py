@@ -63,6 +63,13 @@ def test_a_password_is_not_written_anywhere(write: Callable[[Password], object])
         write(PASSWORD)
 
 
+@pytest.mark.parametrize("write", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_who_tries_to_pickle_a_password_is_told_why_not(write: Callable[[Password], object]) -> None:
+    """P7: what holds one and is to cross a process shows up here, far from the field that is to be left out."""
+    with pytest.raises(TypeError, match=r"^a Password is not pickled$"):
+        write(PASSWORD)
+
+
 def test_a_credential_is_not_turned_into_a_dictionary() -> None:
     """P3: `asdict` is how dataclasses get into logs."""
     with pytest.raises(TypeError):
@@ -74,6 +81,7 @@ def test_passwords_are_compared_by_their_value() -> None:
     one, same = Password("pässword"), Password("pässword")
     assert one == same
     assert hash(one) == hash(same)
+    assert hash(one) != hash(Password("pässwort"))
     assert one != Password("pässwort")
     assert one != "pässword"
 

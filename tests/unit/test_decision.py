@@ -59,13 +59,15 @@ def test_a_paused_secret_is_left_alone(kind: TriggerKind) -> None:
     assert obstacle(decide(trigger(kind), current, policy(**{"rotation-enabled": "false"}), NOW)) == "paused"
 
 
-def test_a_paused_secret_is_rotated_over_http_with_force() -> None:
-    decision = decide(trigger("http", force=True), version(), policy(**{"rotation-enabled": "false"}), NOW)
+@pytest.mark.parametrize("kind", ["http", "requested"])
+def test_a_paused_secret_is_rotated_when_a_person_forces_it(kind: TriggerKind) -> None:
+    """Over HTTP, and by the event that carries such a request to another instance."""
+    decision = decide(trigger(kind, force=True), version(), policy(**{"rotation-enabled": "false"}), NOW)
     assert isinstance(decision, Rotate)
 
 
 @pytest.mark.parametrize("kind", ["near-expiry", "expired", "new-version", "sweep"])
-def test_force_means_nothing_but_over_http(kind: TriggerKind) -> None:
+def test_force_means_nothing_but_from_a_person(kind: TriggerKind) -> None:
     decision = decide(trigger(kind, force=True), version(age=OLD), policy(**{"rotation-enabled": "false"}), NOW)
     assert obstacle(decision) == "paused"
 
@@ -89,6 +91,19 @@ def test_an_event_for_an_older_version_resumes_what_is_pending(kind: TriggerKind
 def test_the_event_that_made_the_version_is_done(kind: TriggerKind) -> None:
     """P4: one event, one version."""
     assert obstacle(decide(trigger(kind), version(age=OLD, state=state(id="cause-1")), policy(), NOW)) == "done"
+
+
+@pytest.mark.parametrize("kind", ["near-expiry", "expired", "new-version", "requested", "sweep"])
+def test_the_event_that_made_the_version_resumes_what_is_pending(kind: TriggerKind) -> None:
+    """P2: killed after publishing, the redelivery of the same event finishes the job, due or not."""
+    current = version(age=OLD, state=state(id="cause-1", pending=PENDING))
+    assert decide(trigger(kind), current, policy(), NOW) == Resume(PENDING, "rotation cause-1 was left unfinished")
+
+
+def test_a_repeated_request_resumes_what_is_pending() -> None:
+    """P2: the same over HTTP, when the caller sends the idempotency key again."""
+    current = version(state=state(id="cause-1", cause="http", pending=PENDING))
+    assert decide(trigger("http"), current, policy(), NOW) == Resume(PENDING, "rotation cause-1 was left unfinished")
 
 
 def test_an_idempotency_key_that_equals_an_events_id_is_another_cause() -> None:
@@ -133,9 +148,20 @@ def test_outside_its_window_a_due_secret_waits_for_the_sweep() -> None:
     assert obstacle(decide(trigger("sweep"), version(age=OLD), closed, opens + timedelta(hours=3))) == "outside window"
 
 
+def test_outside_its_window_what_is_pending_is_resumed() -> None:
+    """P2: the window is for new versions; one that was published is finished at any time."""
+    closed = policy(**{"rotation-window": "0 2 * * * for 3h"})
+    decision = decide(trigger("sweep"), version(age=OLD, state=state(pending=PENDING)), closed, NOW)
+    assert decision == Resume(PENDING, "rotation earlier was left unfinished")
+
+
 def test_an_expired_secret_does_not_wait_for_its_window() -> None:
+    """Whether its expiry says so, or Key Vault, whose clock counts."""
     closed = policy(**{"rotation-window": "0 2 * * * for 3h"})
     assert isinstance(decide(trigger("sweep"), version(age=timedelta(days=90)), closed, NOW), Rotate)
+    assert isinstance(decide(trigger("expired"), version(age=OLD), closed, NOW), Rotate)
+    unlimited = replace(version(age=OLD), expires=None)
+    assert obstacle(decide(trigger("sweep"), unlimited, closed, NOW)) == "outside window"
 
 
 def test_a_window_holds_nobody_back_who_asks_by_hand() -> None:
@@ -146,6 +172,14 @@ def test_a_window_holds_nobody_back_who_asks_by_hand() -> None:
 def test_the_own_new_version_is_no_cause_for_anything() -> None:
     """P4: each rotation raises SecretNewVersionCreated."""
     assert obstacle(decide(trigger("new-version"), version(state=state()), policy(), NOW)) == "done"
+
+
+def test_the_own_new_version_resumes_what_is_pending() -> None:
+    """P2: the event of a version whose maker was killed."""
+    current = version(state=state(pending=PENDING))
+    assert decide(trigger("new-version"), current, policy(), NOW) == Resume(
+        PENDING, "rotation earlier was left unfinished"
+    )
 
 
 def test_a_version_that_a_person_wrote_is_verified_and_airflow_refreshed() -> None:
@@ -165,7 +199,7 @@ def test_the_other_user_is_not_touched_in_its_grace(kind: TriggerKind) -> None:
 
 
 def test_a_grace_counts_from_when_the_version_could_be_read() -> None:
-    """P1: a cache may be filled in the last moment before that, and keep the old credential for as long as the grace."""
+    """P1: a cache may be filled in the last moment before, and keep the old credential for as long as the grace."""
     slow = state(at=NOW - timedelta(minutes=2), retire_at=NOW + timedelta(minutes=13))
     current = replace(version(state=slow), created=NOW)
     until = NOW + timedelta(minutes=15, seconds=15)
@@ -174,9 +208,17 @@ def test_a_grace_counts_from_when_the_version_could_be_read() -> None:
     assert isinstance(decide(trigger("http"), current, policy(), until), Rotate)
 
 
-def test_force_over_http_does_not_wait_for_the_grace() -> None:
+@pytest.mark.parametrize("kind", ["http", "requested"])
+def test_who_forces_it_does_not_wait_for_the_grace(kind: TriggerKind) -> None:
     current = version(state=state(retire_at=NOW + timedelta(hours=1)))
-    assert isinstance(decide(trigger("http", force=True), current, policy(), NOW), Rotate)
+    assert isinstance(decide(trigger(kind, force=True), current, policy(), NOW), Rotate)
+
+
+@pytest.mark.parametrize("kind", ["http", "requested", "near-expiry", "sweep"])
+def test_in_the_grace_what_is_pending_is_resumed(kind: TriggerKind) -> None:
+    """P2, P5: Airflow's refresh is not forgotten because a next rotation has to wait."""
+    current = version(age=OLD, state=state(pending=PENDING, retire_at=NOW + timedelta(hours=1)))
+    assert decide(trigger(kind), current, policy(), NOW) == Resume(PENDING, "rotation earlier was left unfinished")
 
 
 def test_a_retired_user_is_free_before_its_time() -> None:
@@ -196,6 +238,53 @@ def test_a_revocation_that_was_cut_off_is_resumed() -> None:
     decision = decide(trigger("sweep"), version(state=revoking), policy(), NOW)
     assert isinstance(decision, Resume)
     assert isinstance(decide(trigger("sweep"), version(state=replace(revoking, retired=NOW)), policy(), NOW), Skip)
+
+
+PAUSED = {"rotation-enabled": "false"}
+DAILY_AT_TWO = {"rotation-window": "0 2 * * * for 3h"}
+
+
+def test_a_secret_without_rotation_tags_is_told_which_it_lacks() -> None:
+    assert decide(trigger("sweep"), version(), None, NOW).reason == "the secret has no tag rotation-strategy"
+
+
+@pytest.mark.parametrize(
+    ("asked", "current", "tags", "reason"),
+    [
+        (trigger("sweep"), version(), PAUSED, "rotation-enabled is false"),
+        (trigger("expired", version="v0"), version(), {}, "version v0 is no longer current"),
+        (trigger("sweep"), version(state=state(id="cause-1")), {}, "this trigger made the current version"),
+        (trigger("new-version"), version(state=state()), {}, "this program made the current version"),
+        (trigger("new-version"), version(), {}, "a person wrote the current version"),
+        (trigger("http"), version(), {}, "asked for"),
+        (trigger("http", reason="it leaked"), version(), {}, "it leaked"),
+        (trigger("sweep"), version(), {}, "due at 2027-01-22T11:00:00Z"),
+        (trigger("sweep"), version(age=OLD), {}, "due since 2026-11-24T11:00:00Z"),
+        (
+            trigger("sweep"),
+            version(age=OLD),
+            DAILY_AT_TWO,
+            "due since 2026-11-24T11:00:00Z; rotation-window opens at 2026-11-25T02:00:00Z",
+        ),
+        (
+            trigger("http"),
+            version(state=state(retire_at=NOW + timedelta(hours=1))),
+            {},
+            "the other user stays usable until 2026-11-24T13:00:15Z",
+        ),
+    ],
+)
+def test_each_decision_says_why(asked: Trigger, current: Current, tags: dict[str, str], reason: str) -> None:
+    """P7: the reason is all that a person reads of a decision, in answers, events and the log."""
+    assert decide(asked, current, policy(**tags), NOW).reason == reason
+
+
+@pytest.mark.parametrize("kind", DUE_DECIDED)
+def test_it_is_due_from_the_very_moment_on(kind: TriggerKind) -> None:
+    """What `due at` names is when it is rotated, not a second later."""
+    due = due_at(version(), policy())
+    assert obstacle(decide(trigger(kind), version(), policy(), due - timedelta(seconds=1))) == "not due"
+    assert isinstance(decide(trigger(kind), version(), policy(), due), Rotate)
 
 
 def test_due_is_the_age_less_some_slack() -> None:

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime, timedelta, timezone
 
 from rotators.outcome import AirflowReport, Outcome, RetriedRun, Step, TaskRef, timestamp
+from tests.local_time import local_time
 
 NOW = datetime(2026, 11, 24, 12, 30, 15, 999_999, tzinfo=UTC)
 
@@ -84,8 +85,22 @@ def test_a_full_outcome_is_as_the_contract_says() -> None:
     assert json.loads(json.dumps(outcome.as_json())) == expected
 
 
+def test_the_least_report_of_airflow_says_that_nothing_was_touched() -> None:
+    """P5: what was not looked at was neither retried nor suspected."""
+    assert AirflowReport("pending").as_json() == {
+        "status": "pending",
+        "connection": None,
+        "retried": [],
+        "suspected": [],
+        "unknown": [],
+        "examined": 0,
+    }
+
+
 def test_a_timestamp_is_in_utc_with_whole_seconds() -> None:
-    """One way to write a time, whatever zone it was in."""
+    """One way to write a time, whatever zone it was in, or the machine is in."""
     assert timestamp(NOW) == "2026-11-24T12:30:15Z"
+    with local_time("Asia/Kolkata"):
+        assert timestamp(NOW) == "2026-11-24T12:30:15Z"
     assert timestamp(NOW.astimezone(timezone(timedelta(hours=5, minutes=30)))) == "2026-11-24T12:30:15Z"
     assert timestamp(None) is None

@@ -1,6 +1,7 @@
 """Tags -> policy and state, and back."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import get_args
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from rotators.errors import PolicyError
 from rotators.policy import (
     MAXIMUM_TAG_LENGTH,
+    POLICY_TAGS,
     STATE_TAG,
     AdminEntra,
     AdminSecret,
@@ -31,6 +33,7 @@ from rotators.policy import (
     read_policy,
     read_state,
 )
+from tests.local_time import local_time
 from tests.wrong_tags import ALTERNATING, SINGLE, WRONG_TAGS, named
 
 NAME = "airflow-connections-warehouse"
@@ -84,6 +87,7 @@ def test_single_user_changes_its_own_password_unless_an_admin_is_named() -> None
         ({"rotation-validity": "45d"}, "validity", timedelta(days=45)),
         ({"ValidityPeriodDays": "45"}, "validity", timedelta(days=45)),
         ({"ValidityPeriodDays": "45", "rotation-validity": "46d"}, "validity", timedelta(days=46)),
+        ({"ValidityPeriodDays": "some", "rotation-validity": "46d"}, "validity", timedelta(days=46)),
         ({"rotation-window": "0 2 * * 6 for 3h"}, "window", Window("0 2 * * 6", timedelta(hours=3))),
         ({"rotation-grace": "15m"}, "grace", timedelta(minutes=15)),
         ({"rotation-every": "1h"}, "grace", timedelta(minutes=30)),
@@ -135,7 +139,7 @@ def test_a_wrong_tag_is_named_with_what_it_should_be(tags: Mapping[str, str], co
     assert str(caught.value).startswith(f"secret '{NAME}': ")
     assert complaint in str(caught.value)
     assert str(caught.value).endswith("; mend the tags and rotate again")
-    assert str(caught.value).count(";") == 1 or tags["rotation-strategy"].strip() == ""
+    assert str(caught.value).count(";") == 1
 
 
 def test_all_wrong_tags_are_named_at_once() -> None:
@@ -158,6 +162,33 @@ def test_all_wrong_tags_are_named_at_once() -> None:
         read_policy(NAME, wrong, prefix=PREFIX)
     for tag in wrong:
         assert f"{tag} " in str(caught.value)
+
+
+def test_complaints_make_one_sentence() -> None:
+    """P7: each once, in the order of the table in the README, and what to do at the end."""
+    with pytest.raises(PolicyError) as caught:
+        policy({**ALTERNATING, "rotation-in-use": " ", "rotation-every": "soon"})
+    assert str(caught.value) == (
+        f"secret '{NAME}': rotation-every is 'soon', expected a duration like '15m', '36h' or '60d'; "
+        "rotation-in-use is blank: give it a value or remove the tag; mend the tags and rotate again"
+    )
+
+
+def test_the_tags_are_those_of_the_contract() -> None:
+    """Each one that the README names, and no other, is read, inherited and known."""
+    assert POLICY_TAGS == (
+        "rotation-strategy",
+        "rotation-admin",
+        "rotation-users",
+        "rotation-every",
+        "rotation-validity",
+        "rotation-window",
+        "rotation-grace",
+        "rotation-in-use",
+        "rotation-enabled",
+        "airflow-conn-id",
+        "airflow-dags",
+    )
 
 
 def test_tags_of_other_people_are_none_of_our_business() -> None:
@@ -205,11 +236,13 @@ def test_a_window_opens_at_its_time_for_its_length(after_two: timedelta, is_open
 
 
 def test_a_window_is_in_utc() -> None:
-    """The same moment is inside or outside, whatever zone it is written in."""
+    """The same moment is inside or outside, whatever zone it is written in, or the machine is in."""
     window = Window("0 2 * * *", timedelta(hours=1))
     elsewhere = datetime.fromisoformat("2026-11-24T08:30:00+06:00")
-    assert window.is_open(elsewhere)
-    assert window.opens_next(elsewhere) == TWO_O_CLOCK + timedelta(days=1)
+    for zone in ("UTC", "Asia/Kolkata"):
+        with local_time(zone):
+            assert window.is_open(elsewhere)
+            assert window.opens_next(elsewhere) == TWO_O_CLOCK + timedelta(days=1)
 
 
 @given(seconds=st.integers(0, 2 * 86_400))
@@ -245,6 +278,8 @@ def test_a_state_is_read_as_it_was_written_and_fits_into_a_tag(state: RotationSt
     tag = state.as_tag()
     assert read_state({STATE_TAG: tag}) == state
     assert len(tag) <= MAXIMUM_TAG_LENGTH
+    # No blank of JSON's is in it: 512 characters are few.
+    assert tag == json.dumps(json.loads(tag), separators=(",", ":"))
 
 
 @given(by=st.text(), cause=st.text())
@@ -269,6 +304,18 @@ def test_a_state_fits_whoever_asked_and_whatever_the_event_is_called(by: str, ca
     read = read_state({STATE_TAG: tag})
     assert read is not None
     assert read.id == cause_id(cause)
+    assert re.fullmatch(r"[ -~]{0,128}", read.by)
+
+
+@pytest.mark.parametrize(
+    ("by", "written"),
+    [("ops@example.com", "ops@example.com"), ('Jörg "J" \\n', "J?rg ?J? ?n"), ("x" * 129, "x" * 128)],
+)
+def test_who_asked_is_recognised_although_cut_short(by: str, written: str) -> None:
+    """The audit trail: one `?` for each character that the tag has no room for, and all the rest."""
+    read = read_state({STATE_TAG: RotationState(id="1", cause="http", by=by, from_version="v0", at=NOW).as_tag()})
+    assert read is not None
+    assert read.by == written
 
 
 GOOD_STATE = {"id": "1", "cause": "http", "by": "key", "from": "v0", "at": "2026-11-24T12:00:00Z", "pending": []}
@@ -286,6 +333,22 @@ def test_a_state_that_is_none_is_no_state(tag: str) -> None:
     """P6: what stands in the tag may have been written by anybody who may write the secret."""
     assert read_state({STATE_TAG: tag}) is None
     assert read_state({}) is None
+
+
+def test_a_state_with_the_least_in_it_is_read() -> None:
+    """P2: what an older program, or a person, left out has its default; a cause that is unknown was a person's."""
+    least = {"id": "1", "cause": "magic", "at": "2026-11-24T12:00:00Z"}
+    assert read_state({STATE_TAG: json.dumps(least)}) == RotationState(
+        id="1", cause="http", by="", from_version=None, at=NOW, pending=(), retire_at=None, retired=None
+    )
+
+
+@pytest.mark.parametrize("at", ["2026-11-24T12:00:00Z", "2026-11-24T12:00:00", "2026-11-24T17:30:00+05:30"])
+def test_a_moment_in_a_state_may_be_in_any_zone(at: str) -> None:
+    """A person who mends the tag writes local time with its zone, or UTC."""
+    state = as_state(at=at)
+    assert state is not None
+    assert state.at == NOW
 
 
 @pytest.mark.parametrize(
@@ -360,6 +423,7 @@ def test_an_id_that_fits_into_the_tag_is_kept(fits: str) -> None:
 def test_any_other_id_becomes_a_digest(text: str) -> None:
     """P4: whatever an event's id is, it has one id in the state, always the same, that fits."""
     assert cause_id(text) == cause_id(text)
+    assert cause_id(text) == text or re.fullmatch(r"sha256:[0-9a-f]{48}", cause_id(text))
     assert 0 < len(cause_id(text)) <= 64
     assert cause_id(text).isascii()
 
@@ -400,15 +464,20 @@ def test_too_many_tags_are_a_clear_error(count: int, remove: int) -> None:
 @pytest.mark.parametrize("tags", [{"note": "x" * 513}, {"x" * 513: "note"}])
 def test_a_tag_that_is_too_long_is_a_clear_error(tags: Mapping[str, str]) -> None:
     """P7: the tag is named, cut short if it is the name that is too long."""
-    with pytest.raises(PolicyError, match=rf"secret '{NAME}': tag '(note|x{{40}})' is longer than the 512 characters"):
+    with pytest.raises(PolicyError) as caught:
         check_tags(NAME, tags)
+    assert str(caught.value) == (
+        f"secret '{NAME}': tag '{next(iter(tags))[:40]}' is longer than the 512 characters that Key Vault allows; "
+        "shorten it and rotate again"
+    )
     check_tags(NAME, {"x" * 512: "x" * 512})
 
 
 def test_a_version_written_without_tags_inherits_only_what_this_program_reads() -> None:
     """Somebody else's tags, and the state, stay where they are."""
-    tags = {**ALTERNATING, "rotation-admin-for": "*", "CredentialId": "app", "owner": "x", STATE_TAG: STATE.as_tag()}
-    assert inherited_tags(tags) == {**ALTERNATING, "rotation-admin-for": "*", "CredentialId": "app"}
+    ours = (*POLICY_TAGS, "rotation-admin-for", "CredentialId", "ProviderAddress", "ValidityPeriodDays")
+    tags = {**dict.fromkeys((*ours, "owner"), "x"), STATE_TAG: STATE.as_tag()}
+    assert inherited_tags(tags) == dict.fromkeys(ours, "x")
     assert policy_tags(tags) == {name: value for name, value in tags.items() if name != STATE_TAG}
 
 
