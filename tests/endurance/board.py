@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Self
 
 _NUMBER_BYTES = 8
-_AHEAD, _STOPPING, _FIRST_COUNT = range(3)
+_AHEAD, _STARTED, _STOPPING, _FIRST_COUNT = range(4)
+_POLL_SECONDS = 0.01
 
 
 class Board:
@@ -76,6 +77,15 @@ class Board:
     def count(self, consumer: int) -> None:
         """Note that a consumer has worked once more."""
         self._numbers[_FIRST_COUNT + consumer] += 1
+
+    def start(self) -> None:
+        """Let everybody work without pause from now on."""
+        self._numbers[_STARTED] = 1
+
+    def await_start(self) -> None:
+        """Wait for the others: who works already takes the machine from those that are still being loaded."""
+        while not (self._numbers[_STARTED] or self.is_stopping):
+            time.sleep(_POLL_SECONDS)
 
     @property
     def is_stopping(self) -> bool:

@@ -128,6 +128,7 @@ def read_without_pause(instructions: Instructions, board: Board) -> ReaderReport
             if credential is not None:
                 record.log_in(credential)
         board.count(instructions.number)
+        board.await_start()
     return record.report()
 
 
@@ -144,6 +145,7 @@ def work_in_one_session(instructions: Instructions, board: Board) -> SessionRepo
                     owners.add(_make_a_table(session, f"made_by_{instructions.number}"))
                     tables += 1
                 board.count(instructions.number)
+                board.await_start()
                 time.sleep(PAUSE_SECONDS)
     except psycopg.Error as error:
         failure = str(error)
@@ -189,9 +191,9 @@ class _Record:
         before = self.refusal
         if before is not None:
             self.failures.append(Failure(before.text, was_current=credential == before.credential))
-        since, since_moved = time.monotonic(), self.board.now()
         text = _log_in(credential)
         if text:
+            since, since_moved = time.monotonic(), self.board.now()
             self.refusal = _Refusal(
                 text, credential, before.since if before else since, before.since_moved if before else since_moved
             )

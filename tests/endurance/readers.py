@@ -184,6 +184,7 @@ def run(here: World, folder: Path, plan: Plan, tell: Callable[[str], object] = l
             )
         crew.start("session", Instructions(str(folder), len(plan.caches), uri=here.value(name)))
         crew.wait(whole=1)
+        board.start()
         started = time.monotonic()
         for number in range(plan.rotations):
             if time.monotonic() - started > plan.longest.total_seconds():
