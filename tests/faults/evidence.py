@@ -5,7 +5,7 @@ import json
 import re
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -14,6 +14,7 @@ import psycopg
 
 # Shorter ones would be found by chance; what is that short is no password of the program's, nor a token.
 SHORTEST = 12
+ACTIVITY = "SELECT query, application_name, usename FROM pg_stat_activity"
 _BY_HAND = re.compile(r"://[^:/@]+:([^@/]+)@")
 
 
@@ -45,10 +46,11 @@ class Evidence:
         over = threading.Event()
 
         def sample() -> None:
-            with psycopg.connect(superuser, autocommit=True) as session:
-                while not over.wait(0.01):
-                    rows = session.execute("SELECT query, application_name, usename FROM pg_stat_activity").fetchall()
-                    seen.update(map(str, rows))
+            while not over.wait(0.1):
+                # A server that is restarted ends this session as well.
+                with suppress(psycopg.OperationalError), psycopg.connect(superuser, autocommit=True) as session:
+                    while not over.wait(0.01):
+                        seen.update(map(str, session.execute(ACTIVITY).fetchall()))
 
         seen: set[str] = set()
         sampler = threading.Thread(target=sample)
