@@ -2,17 +2,20 @@
 
 import logging
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from datetime import datetime
 
+from rotators import telemetry
 from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
-from rotators.decision import Skip, Trigger, decide
+from rotators.decision import LATE, STATES, Skip, Trigger, decide, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
 from rotators.events import REQUESTED, EventIn, EventOut, read_event
 from rotators.journal import Invocation, report, write_log
-from rotators.outcome import Outcome
-from rotators.policy import RotationState, read_policy
+from rotators.outcome import Outcome, timestamp
+from rotators.policy import RotationPolicy, RotationState, read_policy
 from rotators.retirement import is_to_retire, retire
 from rotators.rotation import current_of, rotate, rotated_connection
 from rotators.systems import Systems
@@ -36,7 +39,7 @@ def deliver(systems: Systems, event: EventIn) -> None:
         if not systems.vault.owns(identifier):
             raise PolicyError(f"event {event.id!r}: its secret {secret!r} is in another vault; nothing was done")
     except PermanentError as error:
-        report(systems, Outcome(secret=secret, status="failed", reason=str(error), cause="event"))
+        report(systems, Outcome(secret=secret, status="failed", reason=str(error), cause="event", by="event-grid"))
         return
     try:
         outcome = attend(systems, trigger)
@@ -55,25 +58,53 @@ def sweep(systems: Systems) -> list[Outcome]:
     work: list[Trigger] = []
     in_grace: list[SecretVersion] = []
     outcomes: list[Outcome] = []
+    states = Counter(dict.fromkeys(STATES, 0))
+    overdue = 0
     for listed in systems.vault.secrets():
         trigger = Trigger(kind="sweep", secret=listed.name, id=str(uuid.uuid4()), by="timer")
         try:
             policy = read_policy(listed.name, listed.tags, prefix=systems.settings.connections_prefix)
         except PolicyError as error:
             outcomes.append(report(systems, Invocation(systems, trigger).failed(error)))
+            states["unusable policy"] += 1
             continue
-        if policy is None or not policy.enabled:
+        if policy is None:
             continue
         now = systems.now()
-        if is_to_retire(listed.state, now) or not isinstance(decide(trigger, current_of(listed), policy, now), Skip):
+        decision = decide(trigger, current_of(listed), policy, now)
+        states[state_of(decision)] += 1
+        overdue += _tell_what_is_late(listed, policy, now)
+        if not policy.enabled:
+            continue
+        if is_to_retire(listed.state, now) or not isinstance(decision, Skip):
             work.append(trigger)
         elif listed.state is not None and now < listed.state.at + policy.grace:
             in_grace.append(listed)
     if not _hand_out(systems, work):
         outcomes += _work_off(systems, work)
     _retry_failed_again(systems, in_grace)
-    write_log(logging.INFO, "sweep", secrets=len(work), searchedAgain=len(in_grace))
+    telemetry.measure_secrets(states, overdue=overdue)
+    write_log(
+        logging.INFO, "sweep", secrets=len(work), searchedAgain=len(in_grace), overdue=overdue, byState=dict(states)
+    )
     return outcomes
+
+
+def _tell_what_is_late(listed: SecretVersion, policy: RotationPolicy, now: datetime) -> bool:
+    """Log what an alert is to say again until it is mended; return whether the secret is overdue."""
+    since, state = overdue_since(current_of(listed), policy, now), listed.state
+    if since is not None:
+        write_log(logging.WARNING, "rotation overdue", secret=listed.name, since=timestamp(since))
+    if policy.enabled and state is not None and state.is_unfinished and now - state.at >= LATE:
+        write_log(
+            logging.WARNING,
+            "rotation pending",
+            secret=listed.name,
+            rotationId=state.id,
+            since=timestamp(state.at),
+            pending=list(state.pending) or ["revoke"],
+        )
+    return since is not None
 
 
 def attend(systems: Systems, trigger: Trigger) -> Outcome:

@@ -1,11 +1,12 @@
 """Key Vault is the truth; the database follows. And what is done about versions that people write by hand."""
 
 import dataclasses
+import logging
 
 from rotators.access import Managed
 from rotators.databases import AdminSession
 from rotators.errors import LoginRefusedError
-from rotators.journal import Invocation
+from rotators.journal import Invocation, write_log
 from rotators.permissions import check_user
 from rotators.policy import (
     STATE_TAG,
@@ -57,6 +58,9 @@ def inherit_policy(systems: Systems, secret: SecretVersion) -> SecretVersion:
     tags = {**inherited_tags(before.tags), **secret.tags}
     check_tags(secret.name, tags)
     systems.vault.write_tags(secret.name, secret.version, tags)
+    write_log(
+        logging.INFO, "policy inherited", secret=secret.name, version=secret.version, previousVersion=before.version
+    )
     return dataclasses.replace(secret, tags=tags)
 
 
