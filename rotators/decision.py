@@ -122,8 +122,7 @@ def overdue_since(current: Current, policy: RotationPolicy, now: datetime) -> da
 
     A pause, a window that has not opened since, and the other user's grace are no delay.
     """
-    possible = due_at(current, policy)
-    if not policy.enabled or now - possible < LATE:
+    if not policy.enabled or now - (possible := due_at(current, policy)) < LATE:
         return None
     window = policy.window
     if window is not None and not (window.is_open(possible) and window.is_open(possible + LATE)):
