@@ -39,9 +39,10 @@ lock: $(UV) ## take newer versions of what we depend on
 		sandbox/airflow/requirements.in -o sandbox/airflow/requirements.txt
 	$(MAKE) requirements
 
-requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock
+requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock (EXTRAS=telemetry: see docs/telemetry.md)
 	@{ echo '# What is deployed: made from uv.lock by `make requirements`.'; \
-	   $(UV) export --quiet --frozen --no-dev --no-emit-project --no-header --format requirements-txt; } > $@.tmp
+	   $(UV) export --quiet --frozen --no-dev --no-emit-project --no-header --format requirements-txt \
+	   $(foreach extra,$(EXTRAS),--extra $(extra)); } > $@.tmp
 	@mv $@.tmp requirements.txt
 
 clean: ## remove what the other commands made

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Callable
 
 import azure.functions as func
@@ -14,6 +15,12 @@ from rotators.journal import guarded
 from rotators.rotation import rotate
 from rotators.settings import sweep_schedule
 from rotators.systems import Systems, connect
+
+if sys.platform != "win32":
+    import resource
+
+    # A core file would hold every password that is in memory (P3).
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 # Functions passes on whatever a library logs; these two log every request.
 logging.getLogger("azure.core.pipeline.policies.http_logging_policy").setLevel(logging.WARNING)

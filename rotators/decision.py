@@ -69,6 +69,11 @@ class Skip:
     reason: str
 
 
+# The states in which the sweep finds a secret that is under rotation.
+STATES = ("fresh", "due", "pending", "paused", "outside window", "in grace", "unusable policy")
+# What stays undone for longer than this is told: four sweeps at the default schedule.
+LATE = timedelta(hours=1)
+
 # What is to be done about a version that a person wrote.
 BY_HAND: tuple[PendingStep, ...] = ("verify", "refresh")
 NOT_MANAGED = Skip("not managed", "the secret has no tag rotation-strategy")
@@ -112,6 +117,34 @@ def due_at(current: Current, policy: RotationPolicy) -> datetime:
     if current.expires is None:
         return by_age
     return min(by_age, current.expires - min(NEAR_EXPIRY, (current.expires - current.created) / 3))
+
+
+def overdue_since(current: Current, policy: RotationPolicy, now: datetime) -> datetime | None:
+    """Return since when the version could have been replaced; None unless that is longer ago than `LATE`.
+
+    A pause, a window that has not opened since, and the other user's grace are no delay.
+    """
+    if not policy.enabled or now - (possible := due_at(current, policy)) < LATE:
+        return None
+    window = policy.window
+    if window is not None and not (window.is_open(possible) and window.is_open(possible + LATE)):
+        possible = window.opens_next(possible)
+    if current.expires is not None and current.expires <= now:
+        possible = min(possible, current.expires)
+    if policy.strategy == "alternating-users" and current.state is not None and current.state.retire_at is not None:
+        possible = max(possible, current.state.retire_at)
+    return possible if now - possible >= LATE else None
+
+
+def state_of(decision: Decision) -> str:
+    """Return the word for a secret about which the sweep decides so: one of `STATES`, but for `unusable policy`."""
+    match decision:
+        case Skip(obstacle, _):
+            return "fresh" if obstacle == "not due" else obstacle
+        case Resume():
+            return "pending"
+        case Rotate():
+            return "due"
 
 
 def _when_due(trigger: Trigger, current: Current, policy: RotationPolicy, now: datetime) -> Decision:

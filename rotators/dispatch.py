@@ -2,18 +2,22 @@
 
 import logging
 import uuid
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Literal
 
+from rotators import telemetry
 from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
-from rotators.decision import Skip, Trigger, decide
+from rotators.decision import LATE, STATES, Skip, Trigger, decide, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
 from rotators.events import REQUESTED, EventIn, EventOut, read_event
 from rotators.journal import Invocation, guarded, report, write_log
-from rotators.outcome import Outcome
-from rotators.policy import RotationState, read_policy
+from rotators.outcome import Outcome, timestamp
+from rotators.policy import RotationPolicy, RotationState, read_policy
 from rotators.retirement import is_to_retire, retire
 from rotators.rotation import current_of, rotate, rotated_connection
 from rotators.systems import Systems
@@ -41,7 +45,7 @@ def _deliver(systems: Systems, event: EventIn) -> None:
         if not systems.vault.owns(identifier):
             raise PolicyError(f"{event.named}: its secret {secret!r} is in another vault; nothing was done")
     except PermanentError as error:
-        report(systems, Outcome(secret=secret, status="failed", reason=str(error), cause="event"))
+        report(systems, Outcome(secret=secret, status="failed", reason=str(error), cause="event", by="event-grid"))
         return
     try:
         outcome = attend(systems, trigger)
@@ -65,33 +69,75 @@ def _sweep(systems: Systems) -> list[Outcome]:
     work: list[Trigger] = []
     in_grace: list[SecretVersion] = []
     outcomes: list[Outcome] = []
+    states = Counter(dict.fromkeys(STATES, 0))
+    overdue = 0
     for listed in systems.vault.secrets():
         trigger = Trigger(kind="sweep", secret=listed.name, id=str(uuid.uuid4()), by="timer")
         run = Invocation(systems, trigger)
         try:
-            match run.guarded(_what_is_to_do, systems, listed, trigger):
-                case "work":
-                    work.append(trigger)
-                case "search":
-                    in_grace.append(listed)
+            found = run.guarded(_look_at, systems, listed, trigger)
         except RotationError as error:
+            states["unusable policy"] += isinstance(error, PolicyError)
             outcomes.append(report(systems, run.failed(error)))
+            continue
+        if found is None:
+            continue
+        states[found.state] += 1
+        overdue += found.is_overdue
+        match found.to_do:
+            case "work":
+                work.append(trigger)
+            case "search":
+                in_grace.append(listed)
     if not _hand_out(systems, work):
         outcomes += _work_off(systems, work)
     _retry_failed_again(systems, in_grace)
-    write_log(logging.INFO, "sweep", secrets=len(work), searchedAgain=len(in_grace))
+    telemetry.measure_secrets(states, overdue=overdue)
+    write_log(
+        logging.INFO, "sweep", secrets=len(work), searchedAgain=len(in_grace), overdue=overdue, byState=dict(states)
+    )
     return outcomes
 
 
-def _what_is_to_do(systems: Systems, listed: SecretVersion, trigger: Trigger) -> Literal["work", "search"] | None:
-    """Tell from the tags alone. Raise PolicyError when they are wrong."""
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the list with its tags tells of a secret."""
+
+    state: str
+    is_overdue: bool
+    to_do: Literal["work", "search"] | None
+
+
+def _look_at(systems: Systems, listed: SecretVersion, trigger: Trigger) -> _Found | None:
+    """Tell how a secret stands; None when it is not managed. Raise PolicyError when its tags are wrong."""
     policy = read_policy(listed.name, listed.tags, prefix=systems.settings.connections_prefix)
-    if policy is None or not policy.enabled:
+    if policy is None:
         return None
     now = systems.now()
-    if is_to_retire(listed, now) or not isinstance(decide(trigger, current_of(listed), policy, now), Skip):
-        return "work"
-    return "search" if listed.state is not None and now < listed.state.at + policy.grace else None
+    decision = decide(trigger, current_of(listed), policy, now)
+    to_do: Literal["work", "search"] | None = None
+    if policy.enabled and (is_to_retire(listed, now) or not isinstance(decision, Skip)):
+        to_do = "work"
+    elif policy.enabled and listed.state is not None and now < listed.state.at + policy.grace:
+        to_do = "search"
+    return _Found(state_of(decision), _tell_what_is_late(listed, policy, now), to_do)
+
+
+def _tell_what_is_late(listed: SecretVersion, policy: RotationPolicy, now: datetime) -> bool:
+    """Log what an alert is to say again until it is mended; return whether the secret is overdue."""
+    since, state = overdue_since(current_of(listed), policy, now), listed.state
+    if since is not None:
+        write_log(logging.WARNING, "rotation overdue", secret=listed.name, since=timestamp(since))
+    if policy.enabled and state is not None and state.is_unfinished and now - state.at >= LATE:
+        write_log(
+            logging.WARNING,
+            "rotation pending",
+            secret=listed.name,
+            rotationId=state.id,
+            since=timestamp(state.at),
+            pending=list(state.pending) or ["revoke"],
+        )
+    return since is not None
 
 
 def attend(systems: Systems, trigger: Trigger) -> Outcome:

@@ -1,6 +1,6 @@
 """What one invocation does: its steps timed and logged, its outcome made, logged and published.
 
-Functions drops `extra=`, so a log line's message is one JSON object.
+Functions drops `extra=`, so a log line's message is one JSON object. docs/alerts.md queries what stands there.
 """
 
 import dataclasses
@@ -11,8 +11,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 
+from rotators import telemetry
 from rotators.access import Managed
 from rotators.decision import Skip, Trigger
 from rotators.errors import RotationError, UnexpectedError
@@ -40,7 +42,8 @@ class Invocation:
         started = time.monotonic()
         succeeded = False
         try:
-            yield
+            with telemetry.step(name):
+                yield
             succeeded = True
         finally:
             step = Step(name, (time.monotonic() - started) * 1000)
@@ -69,6 +72,7 @@ class Invocation:
             status=status,
             reason=reason,
             cause=self.cause,
+            by=self.trigger.by,
             rotation_id=state.id if state else self.trigger.id,
             version=managed.secret.version,
             previous_version=state.from_version if state else None,
@@ -88,6 +92,7 @@ class Invocation:
             status="skipped",
             reason=f"{skip.obstacle}: {skip.reason}",
             cause=self.cause,
+            by=self.trigger.by,
             obstacle=skip.obstacle,
             rotation_id=state.id if state else None,
             version=secret.version,
@@ -109,13 +114,14 @@ class Invocation:
             status="failed",
             reason=str(error),
             cause=self.cause,
+            by=self.trigger.by,
             rotation_id=self.trigger.id,
             steps=tuple(self.steps),
             warnings=tuple(self.warnings),
         )
 
     def delayed(self, error: RotationError) -> None:
-        self._log(logging.WARNING, "rotation delayed", reason=str(error))
+        self._log(logging.WARNING, "rotation delayed", problem=error.title, reason=str(error))
 
     def guarded[**P, T](self, call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
         """Return what `call` returns. Raise RotationErrors only: another is logged, and becomes an UnexpectedError."""
@@ -128,6 +134,27 @@ class Invocation:
         write_log(level, event, secret=self.trigger.secret, rotationId=self.trigger.id, **fields)
 
 
+def told_as[O: Outcome | None](
+    name: str,
+) -> Callable[[Callable[[Systems, Trigger], O]], Callable[[Systems, Trigger], O]]:
+    """Decorate what does a trigger's work: where telemetry is on, it becomes a span around its steps."""
+
+    def decorate(work: Callable[[Systems, Trigger], O]) -> Callable[[Systems, Trigger], O]:
+        @wraps(work)
+        def told(systems: Systems, trigger: Trigger) -> O:
+            if not telemetry.is_on():
+                return work(systems, trigger)
+            with telemetry.flow(name, trigger) as tell:
+                outcome = work(systems, trigger)
+                if outcome is not None:
+                    tell(outcome)
+                return outcome
+
+        return told
+
+    return decorate
+
+
 def report(systems: Systems, outcome: Outcome, event: str | None = None) -> Outcome:
     """Log the outcome and publish it; a topic that is down must neither undo nor repeat a rotation.
 
@@ -135,6 +162,7 @@ def report(systems: Systems, outcome: Outcome, event: str | None = None) -> Outc
     """
     level = logging.ERROR if outcome.status == "failed" else logging.WARNING if outcome.warnings else logging.INFO
     write_log(level, f"rotation {outcome.status}", **outcome.as_json())
+    telemetry.count(outcome)
     if event is not None:
         events = [event]
     elif outcome.obstacle is not None:
@@ -185,4 +213,5 @@ def _fault(subject: str, error: Exception, **fields: object) -> UnexpectedError:
 
 
 def write_log(level: int, event: str, **fields: object) -> None:
-    _log.log(level, "%s", json.dumps({"event": event, **fields}, separators=(",", ":")))
+    line = {"event": event, **fields}
+    _log.log(level, "%s", json.dumps(line, separators=(",", ":")), extra=telemetry.log_attributes(line))

@@ -76,12 +76,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one trigger did to one secret. `obstacle` says which row of the decision kept it from more."""
+    """What one trigger did to one secret. `obstacle` says which row of the decision kept it from more.
+
+    `by` is who asked: of a caller over HTTP what App Service authentication says, else `key`, `event-grid`, `timer`.
+    """
 
     secret: str
     status: Status
     reason: str
     cause: str
+    by: str | None = None
     obstacle: str | None = None
     rotation_id: str | None = None
     version: str | None = None
@@ -100,6 +104,7 @@ class Outcome:
             "status": self.status,
             "reason": self.reason,
             "cause": self.cause,
+            "by": self.by,
             "rotationId": self.rotation_id,
             "version": self.version,
             "previousVersion": self.previous_version,

@@ -1,6 +1,7 @@
 """Key Vault is the truth; the database follows. And what is done about versions that people write by hand."""
 
 import dataclasses
+import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import get_args
@@ -9,7 +10,7 @@ from rotators.access import Managed
 from rotators.databases import AdminSession
 from rotators.decision import BY_HAND
 from rotators.errors import LoginRefusedError, PolicyError
-from rotators.journal import Invocation
+from rotators.journal import Invocation, write_log
 from rotators.permissions import check_user
 from rotators.policy import (
     STATE_TAG,
@@ -71,6 +72,9 @@ def inherit_policy(run: Invocation, secret: SecretVersion) -> SecretVersion:
             tags[STATE_TAG] = state_by_hand(run, policy, before).as_tag()
     check_tags(secret.name, tags)
     run.systems.vault.write_tags(secret.name, secret.version, tags)
+    write_log(
+        logging.INFO, "policy inherited", secret=secret.name, version=secret.version, previousVersion=before.version
+    )
     return dataclasses.replace(secret, tags=tags)
 
 

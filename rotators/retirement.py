@@ -8,8 +8,8 @@ from rotators.access import Managed, locked, look_up
 from rotators.databases import AdminSession
 from rotators.decision import Trigger
 from rotators.errors import DatabaseRefusedError
-from rotators.journal import Invocation, report, write_log
-from rotators.outcome import Outcome
+from rotators.journal import Invocation, report, told_as, write_log
+from rotators.outcome import Outcome, timestamp
 from rotators.policy import RotationState, read_policy
 from rotators.reconciliation import verify_or_reconcile, write_state
 from rotators.systems import Systems
@@ -25,6 +25,7 @@ def is_to_retire(secret: SecretVersion, now: datetime) -> bool:
     return until is not None and until <= now
 
 
+@told_as("retirement")
 def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
     """Retire the credential of before, when its grace is over; return None when there is nothing to retire.
 
@@ -68,7 +69,14 @@ def _retire(run: Invocation) -> Outcome | None:
         if old is not None:
             sessions = admin.sessions(old)
             if sessions and policy.waits_for_sessions:
-                write_log(logging.INFO, "retirement waits", secret=secret.name, user=old, sessions=len(sessions))
+                write_log(
+                    logging.INFO,
+                    "retirement waits",
+                    secret=secret.name,
+                    user=old,
+                    sessions=len(sessions),
+                    retireAt=timestamp(managed.secret.state.retire_at) if managed.secret.state else None,
+                )
                 return None
             if sessions:
                 run.warn(f"{len(sessions)} sessions of {old!r} were open when it was retired")

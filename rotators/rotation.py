@@ -21,7 +21,7 @@ from rotators.errors import (
     TransientError,
     UnfinishedError,
 )
-from rotators.journal import Invocation, report
+from rotators.journal import Invocation, report, told_as
 from rotators.outcome import AirflowReport, Outcome, Status, timestamp
 from rotators.permissions import check_user
 from rotators.policy import (
@@ -47,6 +47,7 @@ from rotators.systems import Systems
 from rotators.vault import SecretVersion
 
 
+@told_as("rotation")
 def rotate(systems: Systems, trigger: Trigger) -> Outcome:
     """Do what the trigger asks for, and return what was done.
 

@@ -1,0 +1,83 @@
+"""Since when a secret is overdue: what an alert is set on, so that neither a window nor a grace rings anybody."""
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from rotators.decision import LATE, STATES, Current, Trigger, decide, overdue_since, state_of
+from rotators.policy import RotationPolicy, RotationState, read_policy
+
+CREATED = datetime(2026, 11, 1, 12, tzinfo=UTC)
+# `rotation-every` less an hour of slack.
+DUE = CREATED + timedelta(days=9, hours=23)
+CURRENT = Current("v1", CREATED, CREATED + timedelta(days=200), None)
+
+
+def policy(**tags: str) -> RotationPolicy:
+    base = {"rotation-strategy": "alternating-users", "rotation-admin": "admin", "rotation-every": "10d"}
+    read = read_policy("s", {**base, **{name.replace("_", "-"): value for name, value in tags.items()}}, prefix="p")
+    assert read is not None
+    return read
+
+
+def test_it_is_overdue_when_it_is_due_for_longer_than_an_hour() -> None:
+    assert overdue_since(CURRENT, policy(), DUE + LATE - timedelta(seconds=1)) is None
+    assert overdue_since(CURRENT, policy(), DUE + LATE) == DUE
+
+
+def test_what_is_paused_is_not_overdue() -> None:
+    assert overdue_since(CURRENT, policy(rotation_enabled="false"), DUE + timedelta(days=5)) is None
+
+
+@pytest.mark.parametrize(
+    ("window", "possible"),
+    [
+        # Open when it fell due: no reason to wait.
+        ("0 8 * * * for 6h", DUE),
+        # It opens at two in the night after.
+        ("0 2 * * * for 3h", datetime(2026, 11, 12, 2, tzinfo=UTC)),
+        # Open when it fell due, but not for an hour more: the next one counts.
+        ("0 8 * * * for 195m", datetime(2026, 11, 12, 8, tzinfo=UTC)),
+    ],
+)
+def test_a_window_that_has_not_opened_is_no_delay(window: str, possible: datetime) -> None:
+    """Its count begins when it could have been rotated, also while the window is closed again."""
+    tagged = policy(rotation_window=window)
+    assert overdue_since(CURRENT, tagged, possible + LATE - timedelta(seconds=1)) is None
+    assert overdue_since(CURRENT, tagged, possible + LATE) == possible
+    assert overdue_since(CURRENT, tagged, possible + timedelta(hours=20)) == possible
+
+
+def test_an_expired_version_does_not_wait_for_its_window() -> None:
+    """Due it is since a third of its validity before, but only now it could be rotated."""
+    expired = replace(CURRENT, expires=DUE)
+    tagged = policy(rotation_window="0 0 1 1 * for 3h")
+    assert overdue_since(expired, tagged, DUE - timedelta(seconds=1)) is None
+    assert overdue_since(expired, tagged, DUE + LATE) == DUE
+
+
+def test_the_other_users_grace_is_no_delay() -> None:
+    """With one user there is no other, and nothing to wait for."""
+    state = RotationState("1", "http", "key", "v0", CREATED, retire_at=DUE + timedelta(days=2))
+    current = replace(CURRENT, state=state)
+    assert overdue_since(current, policy(), DUE + timedelta(days=2)) is None
+    assert overdue_since(current, policy(), DUE + timedelta(days=3)) == state.retire_at
+    single = policy(rotation_strategy="single-user", rotation_admin="self")
+    assert overdue_since(current, single, DUE + timedelta(days=2)) == DUE
+
+
+def test_each_decision_of_the_sweep_has_a_state_that_metrics_know() -> None:
+    trigger = Trigger("sweep", "s", "1", "timer")
+    finished = RotationState("0", "http", "key", "v0", CREATED)
+    cases = {
+        "fresh": (CURRENT, policy(), CREATED),
+        "due": (CURRENT, policy(), DUE),
+        "paused": (CURRENT, policy(rotation_enabled="false"), DUE),
+        "outside window": (CURRENT, policy(rotation_window="0 2 * * * for 3h"), DUE),
+        "in grace": (replace(CURRENT, state=replace(finished, retire_at=DUE + LATE)), policy(), DUE),
+        "pending": (replace(CURRENT, state=replace(finished, pending=("refresh",))), policy(), CREATED),
+    }
+    found = {name: state_of(decide(trigger, current, tagged, now)) for name, (current, tagged, now) in cases.items()}
+    assert found == {name: name for name in cases}
+    assert {*cases, "unusable policy"} == set(STATES)
