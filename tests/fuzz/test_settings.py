@@ -104,7 +104,7 @@ right = {
 @example(
     environ={
         "KEY_VAULT_URL": VAULT,
-        "AIRFLOW_URL": NOWHERE[0],
+        "AIRFLOW_URL": "http://127.0.0.1:1",
         "AIRFLOW_AUTH": "token",
         "AIRFLOW_TOKEN": f"{PASSWORD}\n{PASSWORD}",
     }

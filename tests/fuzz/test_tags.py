@@ -41,7 +41,14 @@ STATE = {
     "retireAt": "2026-11-26T10:00:00Z",
     "retired": "2026-11-26T10:15:00Z",
 }
-MOMENTS = ("2026-11-25T10:00:00Z", "9999-12-31T23:59:59-23:59", "0001-01-01T00:00:00+14:00", "2026-11-25", "20261125")
+MOMENTS = (
+    "2026-11-25T10:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "9999-12-31T23:59:59-23:59",
+    "0001-01-01T00:00:00+14:00",
+    "2026-11-25",
+    "20261125",
+)
 
 durations = near("15m", "36h", "60d", "1h", "99999d", "0d")
 any_state: st.SearchStrategy[str] = st.one_of(
@@ -105,6 +112,11 @@ triggers = st.builds(
     trigger=Trigger("sweep", NAME, "1", "timer"),
     dates=(NOW, None, NOW),
 )
+@example(
+    tags={"rotation-strategy": "alternating-users", "rotation-admin": "a", "rotation-users": "app\0,other"},
+    trigger=Trigger("sweep", NAME, "1", "timer"),
+    dates=(NOW, None, NOW),
+)
 @examples(300)
 def test_any_tags_lead_to_a_decision_or_a_complaint(
     tags: dict[str, str], trigger: Trigger, dates: tuple[datetime, datetime | None, datetime]
@@ -134,6 +146,7 @@ def test_any_tags_lead_to_a_decision_or_a_complaint(
 
 
 @given(tag=any_state)
+@example(tag=as_json({**STATE, "id": "\u00e9" * 60}))
 @examples(300)
 def test_any_state_is_one_that_can_be_written_again_or_none(tag: str) -> None:
     """P2: what the program notes later about a version fits into its tag, whoever has typed in it."""

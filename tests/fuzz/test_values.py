@@ -90,6 +90,7 @@ credentials = st.builds(Credential, near("app_alt"), near("n3w-passw0rd").map(Pa
 @given(value=any_value, tags=tags, credential=credentials)
 @example(value=f"postgresql://app:{PASSWORD}@h/d%00", tags={}, credential=Credential("a", Password("b")))
 @example(value=f"host=a..b user=app password={PASSWORD}", tags={}, credential=Credential("a", Password("b")))
+@example(value='{"conn_type": ' + "[" * 25_000, tags={}, credential=Credential("a", Password("b")))
 @examples(300)
 def test_any_value_is_read_or_refused(value: str, tags: dict[str, str], credential: Credential) -> None:
     """What is read can be handed to libpq as it is, and takes another credential, or says why not; nothing leaks."""
