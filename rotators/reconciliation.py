@@ -51,11 +51,14 @@ def verify_or_reconcile(run: Invocation, managed: Managed, admin: AdminSession) 
 
 
 def inherit_policy(systems: Systems, secret: SecretVersion) -> SecretVersion:
-    """Write the policy onto a version that came without one: `az keyvault secret set` drops every tag."""
-    if "rotation-strategy" in secret.tags:
+    """Write the policy onto a version that came without one: `az keyvault secret set` drops every tag.
+
+    Who takes the tags away from a version that is there opts out, and an event that comes again does not undo that.
+    """
+    if "rotation-strategy" in secret.tags or secret.is_edited:
         return secret
-    before = version_before(systems, secret)
-    if before is None or "rotation-strategy" not in before.tags:
+    before = managed_before(versions_before(systems, secret))
+    if before is None:
         return secret
     tags = {**inherited_tags(before.tags), **secret.tags}
     check_tags(secret.name, tags)
@@ -73,12 +76,12 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
     state = secret.state
     if state is None:
         return secret
-    others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
+    others = versions_before(systems, secret)
     if any(v.state is not None and (v.state.id, v.state.at) == (state.id, state.at) for v in others):
         return without_state(secret)
     if state.from_version is None or not _came_late(state.from_version, others):
         return secret
-    before = _newest(others)
+    before = next(iter(others), None)
     retire_at = state.retire_at
     if retire_at is not None and not state.revokes:
         # A grace counts from when the version was there, not from when it was made.
@@ -102,14 +105,20 @@ def without_state(secret: SecretVersion) -> SecretVersion:
     return dataclasses.replace(secret, tags=policy_tags(secret.tags))
 
 
-def version_before(systems: Systems, secret: SecretVersion) -> SecretVersion | None:
-    """Return the newest version but this one, without its value; in a tie of seconds the one with a state."""
+def versions_before(systems: Systems, secret: SecretVersion) -> list[SecretVersion]:
+    """Return all versions but this one, newest first, without values; in a tie of seconds those with a state first."""
     others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
-    return _newest(others)
+    return sorted(others, key=lambda v: (v.created, v.state is not None), reverse=True)
 
 
-def _newest(versions: Sequence[SecretVersion]) -> SecretVersion | None:
-    return max(versions, key=lambda v: (v.created, v.state is not None), default=None)
+def managed_before(versions: Sequence[SecretVersion]) -> SecretVersion | None:
+    """Return the version whose policy holds on, of those before, newest first; None when there was none.
+
+    A person may write twice in a row, to mend a mistake: a version that came without tags says nothing. One whose tags
+    were taken away afterwards does.
+    """
+    before = next((v for v in versions if "rotation-strategy" in v.tags or v.is_edited), None)
+    return before if before is not None and "rotation-strategy" in before.tags else None
 
 
 def write_state(systems: Systems, secret: SecretVersion, state: RotationState) -> None:

@@ -36,9 +36,10 @@ from rotators.policy import (
 )
 from rotators.reconciliation import (
     inherit_policy,
+    managed_before,
     newcomer,
     verify_or_reconcile,
-    version_before,
+    versions_before,
     write_state,
 )
 from rotators.retirement import revoke
@@ -347,16 +348,15 @@ def _resume(run: Invocation, managed: Managed, admin: AdminSession, decision: Re
 
 def _with_state(run: Invocation, managed: Managed, decision: Resume) -> SecretVersion:
     secret, now = managed.secret, run.systems.now()
-    before = version_before(run.systems, secret)
-    was_managed = before is not None and "rotation-strategy" in before.tags
+    before = versions_before(run.systems, secret)
     state = RotationState(
         id=run.trigger.id,
         cause="reconcile",
         by=run.trigger.by,
-        from_version=before.version if before else None,
+        from_version=before[0].version if before else None,
         at=now,
         pending=decision.steps,
-        retire_at=now + managed.policy.grace if was_managed else None,
+        retire_at=now + managed.policy.grace if managed_before(before) else None,
     )
     tags = next_tags(secret.name, secret.tags, state, {})
     run.systems.vault.write_tags(secret.name, secret.version, tags)
