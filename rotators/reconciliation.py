@@ -59,17 +59,19 @@ def inherit_policy(run: Invocation, secret: SecretVersion) -> SecretVersion:
     """Write the policy onto a version that came without one: `az keyvault secret set` drops every tag.
 
     Along with it goes the state of a version by hand: killed after this one write, the sweep finds what is pending.
+    Who takes the tags away from a version that is there opts out, and an event that comes again does not undo that.
     """
-    if "rotation-strategy" in secret.tags:
+    if "rotation-strategy" in secret.tags or secret.is_edited:
         return secret
-    before = version_before(run.systems, secret)
-    if before is None or "rotation-strategy" not in before.tags:
+    earlier = versions_before(run.systems, secret)
+    before = managed_before(earlier)
+    if before is None:
         return secret
     tags = {**inherited_tags(before.tags), **secret.tags}
     with suppress(PolicyError):  # it is told where the policy is read; now it is known to be one
         policy = read_policy(secret.name, tags, prefix=run.systems.settings.connections_prefix)
         if policy is not None:
-            tags[STATE_TAG] = state_by_hand(run, policy, before).as_tag()
+            tags[STATE_TAG] = state_by_hand(run, policy, earlier).as_tag()
     check_tags(secret.name, tags)
     run.systems.vault.write_tags(secret.name, secret.version, tags)
     write_log(
@@ -78,18 +80,17 @@ def inherit_policy(run: Invocation, secret: SecretVersion) -> SecretVersion:
     return dataclasses.replace(secret, tags=tags)
 
 
-def state_by_hand(run: Invocation, policy: RotationPolicy, before: SecretVersion | None) -> RotationState:
+def state_by_hand(run: Invocation, policy: RotationPolicy, earlier: Sequence[SecretVersion]) -> RotationState:
     """Return the state of a version that a person wrote: what is to be done about it can then be resumed."""
     now = run.systems.now()
-    was_managed = before is not None and "rotation-strategy" in before.tags
     return RotationState(
         id=run.trigger.id,
         cause="reconcile",
         by=run.trigger.by,
-        from_version=before.version if before else None,
+        from_version=earlier[0].version if earlier else None,
         at=now,
         pending=BY_HAND,
-        retire_at=now + policy.grace if was_managed else None,
+        retire_at=now + policy.grace if managed_before(earlier) else None,
     )
 
 
@@ -103,12 +104,12 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
     state = secret.state
     if state is None:
         return secret
-    others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
+    others = versions_before(systems, secret)
     if any(v.state is not None and (v.state.id, v.state.at) == (state.id, state.at) for v in others):
         return without_state(secret)
     if state.from_version is None or not _came_late(state.from_version, others):
         return secret
-    before = _newest(others)
+    before = next(iter(others), None)
     retire_at = state.retire_at
     if retire_at is not None and not state.revokes:
         # A grace counts from when the version was there, not from when it was made.
@@ -132,14 +133,20 @@ def without_state(secret: SecretVersion) -> SecretVersion:
     return dataclasses.replace(secret, tags=policy_tags(secret.tags))
 
 
-def version_before(systems: Systems, secret: SecretVersion) -> SecretVersion | None:
-    """Return the newest version but this one, without its value; in a tie of seconds the one with a state."""
+def versions_before(systems: Systems, secret: SecretVersion) -> list[SecretVersion]:
+    """Return all versions but this one, newest first, without values; in a tie of seconds those with a state first."""
     others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
-    return _newest(others)
+    return sorted(others, key=lambda v: (v.created, v.state is not None), reverse=True)
 
 
-def _newest(versions: Sequence[SecretVersion]) -> SecretVersion | None:
-    return max(versions, key=lambda v: (v.created, v.state is not None), default=None)
+def managed_before(versions: Sequence[SecretVersion]) -> SecretVersion | None:
+    """Return the version whose policy holds on, of those before, newest first; None when there was none.
+
+    A person may write twice in a row, to mend a mistake: a version that came without tags says nothing. One whose tags
+    were taken away afterwards does.
+    """
+    before = next((v for v in versions if "rotation-strategy" in v.tags or v.is_edited), None)
+    return before if before is not None and "rotation-strategy" in before.tags else None
 
 
 def write_state(systems: Systems, secret: SecretVersion, state: RotationState) -> None:

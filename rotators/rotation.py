@@ -39,7 +39,7 @@ from rotators.reconciliation import (
     newcomer,
     state_by_hand,
     verify_or_reconcile,
-    version_before,
+    versions_before,
     write_state,
 )
 from rotators.retirement import revoke
@@ -362,7 +362,7 @@ def _resume(run: Invocation, managed: Managed, admin: AdminSession, decision: Re
 
 def _with_state(run: Invocation, managed: Managed) -> SecretVersion:
     secret = managed.secret
-    state = state_by_hand(run, managed.policy, version_before(run.systems, secret))
+    state = state_by_hand(run, managed.policy, versions_before(run.systems, secret))
     tags = next_tags(secret.name, secret.tags, state, {})
     run.systems.vault.write_tags(secret.name, secret.version, tags)
     return dataclasses.replace(secret, tags=tags)

@@ -48,6 +48,8 @@ class SecretVersion:
     enabled: bool
     created: datetime
     expires: datetime | None
+    is_edited: bool = False
+    """Whether its tags or attributes were changed after it was written."""
 
     @property
     def state(self) -> RotationState | None:
@@ -266,6 +268,7 @@ def _version(secret: KeyVaultSecret | SecretProperties) -> SecretVersion:
         enabled=properties.enabled is not False,
         created=properties.created_on or datetime.fromtimestamp(0, UTC),
         expires=properties.expires_on,
+        is_edited=properties.updated_on != properties.created_on,
     )
 
 

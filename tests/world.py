@@ -138,11 +138,18 @@ def logs_in(uri: str) -> bool:
 
 
 @contextmanager
-def world(folder: Path, server: PostgreSQL, *, behind: timedelta = timedelta(0), **settings: str) -> Iterator[World]:
+def world(
+    folder: Path,
+    server: PostgreSQL,
+    *,
+    behind: timedelta = timedelta(0),
+    clock: Clock | None = None,
+    **settings: str,
+) -> Iterator[World]:
     """Start a vault and wire the program to it and to `server`, by the app settings alone."""
     HttpChallengeCache.clear()
     with (
-        KeyVault(folder, clock=Clock(behind=behind)) as vault,
+        KeyVault(folder, clock=clock or Clock(behind=behind)) as vault,
         environment({**vault.environment(), **settings}) as environ,
     ):
         topic = Received()

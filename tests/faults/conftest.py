@@ -143,7 +143,7 @@ def outside_of(folder: Path, postgresql: PostgreSQL) -> Iterator[Outside]:
             "EVENT_GRID_TOPIC_KEY": topic.topic_key,
             "ROTATION_ALLOWED_HOSTS": "127.0.0.1",
         }
-        here = stack.enter_context(world(folder, postgresql, behind=timedelta(0), **settings))
+        here = stack.enter_context(world(folder, postgresql, behind=timedelta(0), clock=None, **settings))
         proxy = stack.enter_context(PostgreSQLProxy(postgresql.port))
         here.admin(proxy.through(postgresql.admin_dsn))
         here.vault.identity.on_issue = _told_of_tokens(postgresql)

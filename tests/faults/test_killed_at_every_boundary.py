@@ -5,15 +5,12 @@ that nothing catches: the admin's session ends without a commit, as it does when
 `tests/e2e` does for real, at one of them).
 """
 
-import functools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
-from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.decision import Trigger
 from rotators.dispatch import deliver, sweep
 from rotators.errors import TransientError
@@ -21,20 +18,11 @@ from rotators.events import EventIn
 from rotators.outcome import AirflowReport
 from rotators.policy import read_state
 from rotators.rotation import rotate
-from rotators.vault import Vault
+from tests.boundaries import Boundaries, Killed
 from tests.world import ADMIN_SECRET, World
-
-VAULT_CALLS = ("current", "version", "versions", "publish", "write_tags", "disable")
-ADMIN_CALLS = ("lock", "assert_locked", "roles", "sessions", "set_password", "create_second", "claim", "lock_out",
-               "end_sessions")  # fmt: skip
-
 
 # Who is killed between logging in and taking hold of the session cannot close it.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-class Killed(BaseException):
-    """The process is gone."""
 
 
 class Airflow:
@@ -51,55 +39,11 @@ class Airflow:
         return {connection.secret: AirflowReport("healed") for connection in rotated}
 
 
-class Boundaries:
-    """Every call to the outside, in its order; `kill_at` is where the process dies: 2n before call n, 2n+1 after."""
-
-    def __init__(self) -> None:
-        self.calls: list[str] = []
-        self.kill_at: int | None = None
-
-    def around[**P, T](self, name: str, call: Callable[P, T]) -> Callable[P, T]:
-        @functools.wraps(call)
-        def called(*args: P.args, **kwargs: P.kwargs) -> T:
-            number = len(self.calls)
-            self.calls.append(name)
-            if self.kill_at == 2 * number:
-                raise Killed(f"before {name}")
-            try:
-                return call(*args, **kwargs)
-            finally:
-                if self.kill_at == 2 * number + 1:
-                    raise Killed(f"after {name}")
-
-        return called
-
-
 @pytest.fixture
 def boundaries(monkeypatch: pytest.MonkeyPatch) -> Boundaries:
     made = Boundaries()
-    for name in VAULT_CALLS:
-        monkeypatch.setattr(Vault, name, made.around(f"vault.{name}", getattr(Vault, name)))
-    monkeypatch.setattr(PostgreSQLEngine, "verify", made.around("database.verify", PostgreSQLEngine.verify))
+    made.watch(monkeypatch)
     monkeypatch.setattr(Airflow, "refresh", made.around("airflow.refresh", Airflow.refresh))
-    log_in = PostgreSQLEngine.admin
-
-    def admin(self: PostgreSQLEngine, *args: Any, **kwargs: Any) -> Any:
-        session = made.around("database.admin", log_in)(self, *args, **kwargs)
-        for name in ADMIN_CALLS:
-            setattr(session, name, made.around(f"database.{name}", getattr(session, name)))
-        transaction = session.transaction
-
-        @contextmanager
-        def around_commit() -> Iterator[None]:
-            with transaction():
-                yield
-                made.around("database.about to commit", lambda: None)()
-            made.around("database.committed", lambda: None)()
-
-        monkeypatch.setattr(session, "transaction", around_commit)
-        return session
-
-    monkeypatch.setattr(PostgreSQLEngine, "admin", admin)
     return made
 
 
@@ -163,12 +107,12 @@ def test_the_next_delivery_or_sweep_finishes_the_job(
     for boundary in range(2 * total):
         airflow = Airflow()
         there = here.app(airflow=airflow, topic=None)
-        boundaries.kill_at = None
+        boundaries.at = None
         name = PREPARE[story](there, MAKE[strategy](here))
         comes = what_comes(here, name, story)
         before = len(here.versions(name))
         boundaries.calls.clear()
-        boundaries.kill_at = boundary
+        boundaries.at = boundary
         try:
             act(there, comes)
         except Killed as killed:
@@ -177,7 +121,7 @@ def test_the_next_delivery_or_sweep_finishes_the_job(
             # Versions of one second come in any order, so a run may take a call less than the one recorded.
             assert boundary >= 2 * len(boundaries.calls)
             break
-        boundaries.kill_at = None
+        boundaries.at = None
         if again == "redelivery" or (story == "by hand" and read_state(here.tags(name)) is None):
             act(there, comes)
         else:
@@ -210,19 +154,19 @@ def test_a_retirement_that_was_cut_off_is_finished_by_the_next_sweep(
     assert "vault.disable" in boundaries.calls
     here.vault.delete(undisturbed)
     for boundary in range(2 * total):
-        boundaries.kill_at = None
+        boundaries.at = None
         name = MAKE[strategy](here)
         rotate(there.systems, here.trigger(name))
         here.clock.advance(timedelta(hours=25))
         boundaries.calls.clear()
-        boundaries.kill_at = boundary
+        boundaries.at = boundary
         try:
             sweep(there.systems)
         except Killed:
             pass
         else:
             raise AssertionError("nobody was killed")
-        boundaries.kill_at = None
+        boundaries.at = None
         sweep(there.systems)
         assert here.logs_in(name)
         assert [version.enabled for version in here.versions(name)] == [False, True]
@@ -234,10 +178,14 @@ def test_a_retirement_that_was_cut_off_is_finished_by_the_next_sweep(
 
 @pytest.mark.parametrize("strategy", MAKE)
 def test_a_transient_fault_at_each_boundary_leaves_a_credential_that_works(
-    here: World, boundaries: Boundaries, strategy: str, monkeypatch: pytest.MonkeyPatch
+    here: World, boundaries: Boundaries, strategy: str
 ) -> None:
     """P1, P2: also when the call failed only as far as we can tell, the event comes again and finds its work done."""
-    monkeypatch.setattr(f"{__name__}.Killed", TransientError)
+
+    def fail(where: str) -> NoReturn:
+        raise TransientError(where)
+
+    boundaries.do = fail
     there = here.app(airflow=Airflow(), topic=None)
     undisturbed = later_rotation(there, MAKE[strategy](here))
     comes = what_comes(here, undisturbed, "later")
@@ -245,16 +193,16 @@ def test_a_transient_fault_at_each_boundary_leaves_a_credential_that_works(
     act(there, comes)
     total = len(boundaries.calls)
     for boundary in range(2 * total):
-        boundaries.kill_at = None
+        boundaries.at = None
         name = later_rotation(there, MAKE[strategy](here))
         comes = what_comes(here, name, "later")
         before = len(here.versions(name))
         boundaries.calls.clear()
-        boundaries.kill_at = boundary
+        boundaries.at = boundary
         try:
             act(there, comes)
         except TransientError:
-            boundaries.kill_at = None
+            boundaries.at = None
             act(there, comes)
         assert here.logs_in(name), (strategy, boundary)
         assert len(here.versions(name)) == before + 1, (strategy, boundary)

@@ -175,6 +175,36 @@ def test_a_version_by_hand_without_tags_inherits_the_policy(here: World) -> None
     assert (state.cause, state.pending) == ("reconcile", ())
 
 
+def test_a_mistake_mended_by_hand_at_once_inherits_the_policy_too(here: World) -> None:
+    """P2: two versions without tags before the first one's event came; it is not opted out by that."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    good = here.value(name)
+    events = []
+    for value in (good.replace("://", "://mistaken-"), good):
+        here.clock.advance(timedelta(seconds=2))
+        here.vault.put(name, value)
+        events.append(here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+    for event in events:
+        deliver(here.systems, event)
+    assert here.tags(name)["rotation-strategy"] == "alternating-users"
+    state = read_state(here.tags(name))
+    assert state is not None
+    assert state.retire_at is not None
+
+
+def test_taking_the_tags_away_opts_out_and_an_event_that_comes_again_does_not_opt_in(here: World) -> None:
+    """P6: unlike a version that is written without tags."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    event = here.event("Microsoft.KeyVault.SecretNewVersionCreated", name)
+    here.clock.advance(timedelta(minutes=1))
+    here.vault.update(name, tags={})
+    deliver(here.systems, event)
+    assert here.tags(name) == {}
+    assert rotate(here.systems, here.trigger(name, force=True)).obstacle == "not managed"
+
+
 def test_an_existing_stranger_is_not_taken_over(here: World) -> None:
     """P6: a second user that is no pair with the first belongs to somebody else."""
     value = here.user()
