@@ -38,14 +38,13 @@ from rotators.events import EventIn, EventOut
 from rotators.rotation import rotate
 from sandbox.event_schemas import key_vault_event
 from sandbox.functions_host import FunctionsHost
+from tests.everything import Everything
 from tests.world import ADMIN_SECRET, World, dashed, logs_in, user_of
 from tests.wrong_tags import WRONG_TAGS, named
 
 NEAR_EXPIRY = "Microsoft.KeyVault.SecretNearExpiry"
 STATUS = {SecretNotFoundError: 404, PolicyError: 422, SecretFormatError: 422, DatabaseRefusedError: 502}
 STATUS[LoginRefusedError] = 502
-# What the program says to a database when it changes something.
-CHANGES = re.compile(r"\b(ALTER|CREATE|COMMENT|GRANT|DROP)\b")
 MADE_UP = "made-up-c0rrect-h0rse-battery"
 BASE = {"rotation-strategy": "single-user", "rotation-admin": ADMIN_SECRET}
 
@@ -61,49 +60,6 @@ def errors(heard: pytest.LogCaptureFixture) -> list[dict[str, Any]]:  # Any: JSO
     lines = [json.loads(r.getMessage()) for r in heard.records if r.name == "rotators" and r.levelno >= logging.ERROR]
     heard.clear()
     return lines
-
-
-@dataclass
-class Everything:
-    """All that a rotation could have changed, and how to see that it did not."""
-
-    here: World
-    vault: dict[str, object]
-    roles: list[tuple[Any, ...]]  # Any: what a row holds
-    logged: int
-
-    @classmethod
-    def of(cls, here: World, *names: str) -> "Everything":
-        return cls(here, cls._vault(here, *names), cls._roles(here), len(here.server.log()))
-
-    @staticmethod
-    def _vault(here: World, *names: str) -> dict[str, object]:
-        # Whole versions: values, tags, enabled or not, when they were updated.
-        return {name: here.versions(name) for name in (*names, ADMIN_SECRET)}
-
-    @staticmethod
-    def _roles(here: World) -> list[tuple[Any, ...]]:  # Any: what a row holds
-        # Passwords, rights, comments, settings and memberships of every user.
-        return here.server.execute("""
-            SELECT r.*, shobj_description(r.oid, 'pg_authid'),
-                ARRAY(
-                    SELECT s.setconfig::text FROM pg_db_role_setting s WHERE s.setrole = r.oid ORDER BY s.setdatabase
-                ),
-                ARRAY(SELECT m.roleid FROM pg_auth_members m WHERE m.member = r.oid ORDER BY m.roleid)
-            FROM pg_authid r ORDER BY r.rolname
-        """)
-
-    @property
-    def log(self) -> str:
-        """What the server has logged since."""
-        return self.here.server.log()[self.logged :]
-
-    def assert_unchanged(self, *, attempts: bool = False) -> None:
-        """`attempts`: the program had to try, to find out that it may not."""
-        log = self.log
-        assert attempts or not CHANGES.search(log), log
-        assert self._vault(self.here, *(name for name in self.vault if name != ADMIN_SECRET)) == self.vault
-        assert self._roles(self.here) == self.roles
 
 
 @dataclass
