@@ -508,6 +508,23 @@ def test_a_connection_that_could_be_read_on_the_way_is_told(here: World, value: 
     assert "current-login" in details(diagnosis, "not tried")
 
 
+def test_an_admin_whose_password_could_be_read_on_the_way_does_not_log_in(here: World) -> None:
+    """P6: also when the secret's own connection is well."""
+    here.admin("postgresql://rotator:made-up-password@db.invalid/postgres")
+    diagnosis = ask(with_settings(here, allowed_hosts=("127.0.0.1",)), here.alternating())
+    assert set(details(diagnosis)) == {"admin-tls"}
+    assert {"address", "tls"} <= set(details(diagnosis, "fine"))
+    assert {"current-login", "admin-login"} <= set(details(diagnosis, "not tried"))
+
+
+def test_while_it_is_not_known_whose_rights_are_used_nobody_logs_in(here: World) -> None:
+    """P6: a missing rotation-admin is not taken for `self`."""
+    here.admin()
+    diagnosis = ask(here, here.secret(here.user(), {"rotation-strategy": "alternating-users"}))
+    assert set(details(diagnosis)) == {"tags"}
+    assert {"address", "current-login", "admin-login"} <= set(details(diagnosis, "not tried"))
+
+
 def test_a_user_that_nobody_proved_to_own_is_not_touched(here: World) -> None:
     """P6: also for a trial that is taken back, the admin's rights are not used on another application's user."""
     victim = here.user()
