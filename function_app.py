@@ -95,6 +95,11 @@ def show_secret(req: func.HttpRequest) -> func.HttpResponse:
     return answering(lambda: api.show(systems(), req.route_params["name"]))
 
 
+@app.route(route="secrets/{name}/check", methods=["POST"])
+def check_secret(req: func.HttpRequest) -> func.HttpResponse:
+    return answering(lambda: api.check(systems(), req.route_params["name"]))
+
+
 @app.route(route="secrets", methods=["GET"])
 def list_secrets(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
     return answering(lambda: api.list_secrets(systems()))

@@ -53,6 +53,11 @@ class Managed:
         return pair
 
     @property
+    def trusted(self) -> tuple[Address, ...]:
+        """The servers that a credential may go to without being allowed: the admin's; a token vouches for none."""
+        return () if isinstance(self.policy.admin, AdminEntra) else self.admin.addresses
+
+    @property
     def other_user(self) -> str:
         """Of the two users that take turns, the one that the current version does not name."""
         first, second = self.pair
@@ -68,6 +73,18 @@ class Managed:
 
 def look_up(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> Managed:
     """Read the connection, find the admin's, and refuse what the writer of this one secret may not ask for."""
+    managed = read_connection(systems, secret, policy)
+    if isinstance(policy.admin, AdminSecret):
+        admin_secret = open_admin_secret(systems, secret.name, policy.admin.name)
+        managed = dataclasses.replace(managed, admin=read_admin_secret(admin_secret))
+        _check_address(systems, policy.admin.name, managed.admin, managed.trusted)
+    _check_address(systems, secret.name, managed.connection, managed.trusted)
+    managed.engine.check(managed.connection, secret=secret.name)
+    return with_token(systems, managed)
+
+
+def read_connection(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> Managed:
+    """Return what the secret says; until an admin is found for its user, that is its own."""
     connection = parse(secret.value, secret=secret.name, tags=secret.tags)
     engine = systems.engines.get(connection.engine)
     if engine is None:
@@ -75,25 +92,30 @@ def look_up(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> 
             f"secret {secret.name!r}: no rotation for {connection.engine!r} yet; there is one for "
             f"{', '.join(systems.engines)}"
         )
-    match policy.admin:
-        case AdminSelf():
-            admin, trusted = connection, connection.addresses
-        case AdminSecret(name):
-            admin_secret = _admin_secret(systems, secret.name, name)
-            check_admin_secret(secret.name, name, admin_secret.tags)
-            admin = parse(admin_secret.value, secret=name, tags=admin_secret.tags)
-            trusted = admin.addresses
-            _check_address(systems, name, admin, trusted)
-        case AdminEntra():
-            admin, trusted = connection, ()
-    _check_address(systems, secret.name, connection, trusted)
-    engine.check(connection, secret=secret.name)
-    if isinstance(policy.admin, AdminEntra):
-        admin = dataclasses.replace(
-            connection.with_credential(Credential(policy.admin.login, systems.token(ENTRA_DATABASE_SCOPE))),
-            options={name: value for name, value in connection.options.items() if name in _TLS_OPTIONS},
-        )
-    return Managed(secret, policy, connection, engine, admin, systems.vault.identifier(secret.name))
+    return Managed(secret, policy, connection, engine, connection, systems.vault.identifier(secret.name))
+
+
+def open_admin_secret(systems: Systems, secret: str, name: str) -> SecretVersion:
+    """Return the admin's secret. Raise PolicyError if there is none, or it is not open for `secret`."""
+    admin_secret = _admin_secret(systems, secret, name)
+    check_admin_secret(secret, name, admin_secret.tags)
+    return admin_secret
+
+
+def read_admin_secret(admin_secret: SecretVersion) -> ConnectionSecret:
+    return parse(admin_secret.value, secret=admin_secret.name, tags=admin_secret.tags)
+
+
+def with_token(systems: Systems, managed: Managed) -> Managed:
+    """Give an admin that is the managed identity its token; every other has its password."""
+    if not isinstance(managed.policy.admin, AdminEntra):
+        return managed
+    login = Credential(managed.policy.admin.login, systems.token(ENTRA_DATABASE_SCOPE))
+    admin = dataclasses.replace(
+        managed.connection.with_credential(login),
+        options={name: value for name, value in managed.connection.options.items() if name in _TLS_OPTIONS},
+    )
+    return dataclasses.replace(managed, admin=admin)
 
 
 def look_up_again(systems: Systems, secret: SecretVersion, policy: RotationPolicy, managed: Managed) -> Managed:
@@ -139,13 +161,14 @@ def locked(systems: Systems, managed: Managed) -> Iterator[tuple[AdminSession, C
 
     Yield the session, and the connection that opened it: with `self` maybe that of an earlier version.
     """
-    session, connection = _log_in(systems, managed)
+    session, connection = log_in(systems, managed)
     with session as admin:
         admin.lock(managed.identifier, wait=LOCK_WAIT)
         yield admin, connection
 
 
-def _log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, ConnectionSecret]:
+def log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, ConnectionSecret]:
+    """Return the admin's session, and the connection that opened it; the caller closes it."""
     name = managed.secret.name
     try:
         return managed.engine.admin(managed.admin, secret=name), managed.admin

@@ -6,20 +6,40 @@ Nothing else is touched. `airflow_tasks.py` finds the tasks and clears them, `ai
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
+from typing import Literal
 
 from rotators.airflow_api import CHANGE_CONNECTIONS, AirflowAccess, AirflowApi, Session, path_of, understood
 from rotators.airflow_logs import RotatedConnection, folded
-from rotators.airflow_tasks import Row, check_readable, combined, retry_failed
+from rotators.airflow_tasks import (
+    Row,
+    check_clearable,
+    check_log_readable,
+    check_readable,
+    combined,
+    missing_dags,
+    newest_task,
+    retry_failed,
+)
 from rotators.credential import Password
 from rotators.errors import AirflowRefusedError, RotationError
 from rotators.outcome import AirflowReport, ConnectionCopy
 
-__all__ = ["Airflow", "AirflowAccess", "RotatedConnection"]
+__all__ = ["Airflow", "AirflowAccess", "Copy", "RotatedConnection", "not_a_copy"]
 
 GONE = (HTTPStatus.NOT_FOUND,)
 CONNECTION_TYPES = {"postgres": "postgresql", "postgresql": "postgresql"}
 DEFAULT_PORTS = {"postgresql": 5432}
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A connection of the metastore whose id leads to a secret; with differences it is somebody else's, no copy."""
+
+    name: str
+    login: str | None
+    differences: tuple[str, ...]
 
 
 class Airflow:
@@ -34,9 +54,42 @@ class Airflow:
         """
         self._api = AirflowApi(access, password)
 
+    @property
+    def treatment(self) -> Literal["clear", "update", "keep"]:
+        """What becomes of copies of a connection."""
+        return self._api.access.connections
+
     def check(self) -> None:
         """Raise TransientError if Airflow is out of reach, AirflowRefusedError if it is of no use to us."""
         check_readable(self._api.open())
+
+    def check_logs(self) -> bool:
+        """Raise as `check` if we may not read logs; False when no task has ended yet, so that nobody knows."""
+        session = self._api.open()
+        task = newest_task(session)
+        if task is not None:
+            check_log_readable(session, task)
+        return task is not None
+
+    def check_clearing(self) -> bool:
+        """Raise as `check` if we may not clear tasks, by a dry run; False when no task has ended yet."""
+        session = self._api.open()
+        task = newest_task(session)
+        if task is not None:
+            check_clearable(session, task)
+        return task is not None
+
+    def missing_dags(self, dags: Sequence[str]) -> tuple[str, ...]:
+        """Return those entries of the tag `airflow-dags` that name no DAG."""
+        return missing_dags(self._api.open(), dags)
+
+    def copies(self, rotated: RotatedConnection) -> tuple[Copy, ...] | None:
+        """Return the connections of the metastore that a worker falls back to; None when they are kept, and hidden."""
+        copies = _visible_copies(self._api.open(), rotated)
+        if copies is None:
+            return None
+        with understood():
+            return tuple(Copy(c["connection_id"], c["login"], tuple(_differences(c, rotated))) for c in copies)
 
     def refresh(self, rotated: RotatedConnection) -> AirflowReport:
         """Clear or update the copies of a connection, and retry the tasks that failed on its old credential.
@@ -74,21 +127,15 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
     """Clear, update or keep what a worker falls back to when the vault does not answer."""
     outcomes: set[ConnectionCopy] = {"absent"}
     warnings = []
-    try:
-        copies = _same_connections(session, rotated)
-    except AirflowRefusedError:
-        if session.api.access.connections != "keep":
-            raise
-        return None, ()  # who keeps them needs no right to see them
+    copies = _visible_copies(session, rotated)
+    if copies is None:
+        return None, ()
     for copy in copies:
         with understood():
             name, differences = copy["connection_id"], _differences(copy, rotated)
         if differences:
             outcomes.add("different")
-            warnings.append(
-                f"Airflow's metastore has a connection {name!r} with another {' and '.join(differences)}; it was left "
-                "alone, and is used when Key Vault does not answer: delete it, or give it another name"
-            )
+            warnings.append(not_a_copy(name, differences, "it was left alone"))
             continue
         path = path_of("connections", name)
         match session.api.access.connections:
@@ -110,6 +157,24 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
                 outcomes.add("kept")
     gravity: tuple[ConnectionCopy, ...] = ("cleared", "updated", "kept", "different", "absent")
     return next(outcome for outcome in gravity if outcome in outcomes), tuple(warnings)
+
+
+def not_a_copy(name: str, differences: Sequence[str], treatment: str) -> str:
+    """Say what to do about a connection of the metastore that is somebody else's."""
+    return (
+        f"Airflow's metastore has a connection {name!r} with another {' and '.join(differences)}; {treatment}, and is "
+        "used when Key Vault does not answer: delete it, or give it another name"
+    )
+
+
+def _visible_copies(session: Session, rotated: RotatedConnection) -> list[Row] | None:
+    """Return the connections whose ids lead to this secret; who keeps them needs no right to see them: None."""
+    try:
+        return _same_connections(session, rotated)
+    except AirflowRefusedError:
+        if session.api.access.connections != "keep":
+            raise
+        return None
 
 
 def _same_connections(session: Session, rotated: RotatedConnection) -> list[Row]:

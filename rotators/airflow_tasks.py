@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from rotators.airflow_api import CLEAR_TASKS, READ_LOGS, READ_TASKS, Session, path_of, understood
+from rotators.airflow_api import CLEAR_TASKS, READ_LOGS, READ_TASKS, Answer, Session, path_of, understood
 from rotators.airflow_logs import FailedTask, RotatedConnection, is_ours, judge
 from rotators.errors import RotationError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun, TaskRef
@@ -38,6 +38,43 @@ Row = Mapping[str, Any]  # Any: JSON
 def check_readable(session: Session) -> None:
     """Raise AirflowRefusedError if we may not look at tasks."""
     session.call("GET", ALL_TASKS, rights=READ_TASKS, query={"limit": 1})
+
+
+def newest_task(session: Session) -> FailedTask | None:
+    """Return the task instance that ended last, to try our rights on; it may have succeeded."""
+    query = {"state": ("success", "failed"), "order_by": "-end_date", "limit": 25}
+    answer = session.call("GET", ALL_TASKS, rights=READ_TASKS, query=query)
+    with understood():
+        tasks = map(FailedTask.from_json, answer.body["task_instances"])
+        return next((task for task in tasks if task.started is not None), None)  # else it has no log
+
+
+def check_log_readable(session: Session, task: FailedTask) -> None:
+    """Raise AirflowRefusedError if we may not read logs."""
+    _log_page(session, task, {"map_index": task.map_index})
+
+
+def check_clearable(session: Session, task: FailedTask) -> None:
+    """Raise AirflowRefusedError if we may not clear tasks: a dry run needs the same right, and clears nothing."""
+    _Run(session, task.dag_id, task.dag_run_id).would_clear(task.key)
+
+
+def missing_dags(session: Session, dags: Sequence[str]) -> tuple[str, ...]:
+    """Return those entries of `airflow-dags` that name no DAG of this Airflow."""
+    return tuple(entry for entry in dags if not _names_a_dag(session, entry))
+
+
+def _names_a_dag(session: Session, entry: str) -> bool:
+    if entry.startswith("tag:"):
+        return bool(_tagged(session, entry.removeprefix("tag:").strip()))
+    return session.call("GET", path_of("dags", entry), rights=READ_TASKS, expecting=(NOT_THERE,)).is_good
+
+
+def _tagged(session: Session, tag: str) -> set[str]:
+    """Return the ids of the DAGs with this tag."""
+    query = {"tags": tag, "exclude_stale": False, "order_by": "dag_id"}
+    with understood():
+        return {row["dag_id"] for row in session.pages("/dags", "dags", rights=READ_TASKS, query=query)}
 
 
 def retry_failed(session: Session, rotated: Sequence[RotatedConnection]) -> dict[str, AirflowReport]:
@@ -141,9 +178,7 @@ class _Search:
         """Return the ids that a policy's `airflow-dags` means; None means all."""
         ids = {entry for entry in rotated.dags if not entry.startswith("tag:")}
         for tag in (entry.removeprefix("tag:").strip() for entry in rotated.dags if entry.startswith("tag:")):
-            query = {"tags": tag, "exclude_stale": False, "order_by": "dag_id"}
-            with understood():
-                tagged = {row["dag_id"] for row in self._session.pages("/dags", "dags", rights=READ_TASKS, query=query)}
+            tagged = _tagged(self._session, tag)
             if not tagged:
                 self.warnings[rotated.secret].append(f"no DAG has the tag {tag!r}, which airflow-dags names")
             ids |= tagged
@@ -166,14 +201,7 @@ def _read_log(session: Session, task: FailedTask) -> list[Row] | None:
     entries: list[Row] = []
     query: dict[str, object] = {"map_index": task.map_index}
     for _ in range(LOG_PAGES):
-        answer = session.call(
-            "GET",
-            path_of(*task.path, "logs", task.try_number),
-            rights=READ_LOGS,
-            # A broken log storage shows itself as 500, for its logs alone.
-            expecting=(NOT_THERE, HTTPStatus.INTERNAL_SERVER_ERROR),
-            query=query,
-        )
+        answer = _log_page(session, task, query)
         if not answer.is_good or answer.body is None:
             return None
         with understood():
@@ -183,6 +211,17 @@ def _read_log(session: Session, task: FailedTask) -> list[Row] | None:
             break
         query["token"] = token
     return entries
+
+
+def _log_page(session: Session, task: FailedTask, query: Mapping[str, object]) -> Answer:
+    return session.call(
+        "GET",
+        path_of(*task.path, "logs", task.try_number),
+        rights=READ_LOGS,
+        # A broken log storage shows itself as 500, for its logs alone.
+        expecting=(NOT_THERE, HTTPStatus.INTERNAL_SERVER_ERROR),
+        query=query,
+    )
 
 
 def _reference(task: FailedTask, why: str) -> TaskRef:
@@ -288,6 +327,10 @@ class _Run:
         if not notes_at_once:
             remarks += self._write_notes((tasks & ours) - of_persons, rotated.note)
         return tuple(sorted(tasks)), remarks
+
+    def would_clear(self, task: Task) -> bool:
+        """Whether this task could be cleared; nothing is."""
+        return self._clear([task]) is not None
 
     def _clear(self, tasks: Iterable[Task], **how: object) -> list[_Selected] | None:
         """Clear these tasks, or with `dry_run` (the default) say which that would be; None if Airflow cannot."""

@@ -11,6 +11,7 @@ from datetime import datetime
 from http import HTTPStatus
 
 from rotators.decision import Current, Resume, Rotate, Skip, Trigger, decide, due_at
+from rotators.doctor import examine
 from rotators.errors import BadRequestError, PermanentError, PolicyError, RotationError, SettingsError, TransientError
 from rotators.journal import guarded
 from rotators.outcome import Outcome, timestamp
@@ -151,6 +152,12 @@ def show(systems: Systems, secret: str) -> Answer:
     check_secret_name(secret)
     current = systems.vault.current(secret)
     return Answer(HTTPStatus.OK, describe(current, prefix=systems.settings.connections_prefix, now=systems.now()))
+
+
+def check(systems: Systems, secret: str) -> Answer:
+    """Return what the doctor says: 200 also when there is something to mend."""
+    check_secret_name(secret)
+    return Answer(HTTPStatus.OK, examine(systems, secret).as_json())
 
 
 def list_secrets(systems: Systems) -> Answer:

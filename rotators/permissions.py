@@ -30,12 +30,24 @@ def check_address(
 
     `trusted` are the addresses of the admin's own secret; `allowed_hosts` are `name`, `name:port`, `*.suffix`.
     """
+    check_hosts(secret, connection, trusted=trusted, allowed_hosts=allowed_hosts)
+    check_encryption(secret, connection, min_sslmode=min_sslmode)
+
+
+def check_hosts(
+    secret: str, connection: ConnectionSecret, *, trusted: tuple[Address, ...], allowed_hosts: tuple[str, ...]
+) -> None:
+    """Raise PolicyError unless each server is the admin's or an allowed one; see `check_address`."""
     for address in connection.addresses:
         if not any(_same(address, other) for other in trusted) and not _is_allowed(address, allowed_hosts):
             raise PolicyError(
                 f"secret {secret!r}: no credential is sent to {address.host}:{address.port}, which is not the "
                 "admin's server; when that is right, add it to the app setting ROTATION_ALLOWED_HOSTS"
             )
+
+
+def check_encryption(secret: str, connection: ConnectionSecret, *, min_sslmode: str) -> None:
+    """Raise PolicyError if what is sent could be read on the way; loopback has none."""
     # libpq's default is prefer, which falls back to an unencrypted session without a word.
     sslmode = connection.options.get("sslmode", "prefer")
     if sslmode not in SSLMODES:
@@ -68,6 +80,32 @@ def check_user(secret: str, identifier: str, role: Role, admin_user: str) -> Non
         raise PolicyError(
             f"secret {secret!r}: user {role.name!r} belongs to {role.claimed_by}, as its comment says; give this "
             "secret a user of its own, or remove the comment when the other secret is gone"
+        )
+
+
+def check_may_take_over(secret: str, pair: tuple[str, str], user: str, roles: Mapping[str, Role]) -> None:
+    """Raise PolicyError unless the user of the pair whose turn it is belongs to the secret, or may be created for it.
+
+    `roles` are those of the pair that exist.
+    """
+    first, second = pair
+    if first not in roles:
+        raise PolicyError(
+            f"secret {secret!r}: user {first!r}, the first of rotation-users, does not exist; name the user that owns "
+            "the tables first, then the one that takes turns with it"
+        )
+    if user not in roles or roles[user].claimed_by is not None:
+        return
+    if user == first:
+        # That the second is a member of it proves nothing: any user may be a member of another application's.
+        raise PolicyError(
+            f"secret {secret!r}: user {first!r} is not known to belong to it; write a version with the credential of "
+            f"{first!r}, which proves it"
+        )
+    if first not in roles[user].member_of:
+        raise PolicyError(
+            f"secret {secret!r}: user {second!r} exists already and is not known to belong to it; when the two are a "
+            f'pair, say so with GRANT "{first}" TO "{second}", else name another in rotation-users'
         )
 
 

@@ -223,6 +223,16 @@ def read_policy(secret: str, tags: Mapping[str, str], *, prefix: str) -> Rotatio
     """
     if "rotation-strategy" not in tags:
         return None
+    policy, complaints = policy_and_complaints(secret, tags, prefix=prefix)
+    if complaints:
+        raise PolicyError(f"secret {secret!r}: {'; '.join(complaints)}; mend the tags and rotate again")
+    return policy
+
+
+def policy_and_complaints(
+    secret: str, tags: Mapping[str, str], *, prefix: str
+) -> tuple[RotationPolicy, tuple[str, ...]]:
+    """Return the policy as far as it can be read, and the complaints: each begins with the name of its tag."""
     read = _TagReader(tags)
     strategy = cast("Strategy", read.choice("rotation-strategy", get_args(Strategy), ""))
     every = read.duration("rotation-every", timedelta(days=60), least=MINIMUM_EVERY)
@@ -243,9 +253,7 @@ def read_policy(secret: str, tags: Mapping[str, str], *, prefix: str) -> Rotatio
         dags=read.dags(),
     )
     read.refuse_unknown_tags()
-    if read.complaints:
-        raise PolicyError(f"secret {secret!r}: {'; '.join(read.complaints)}; mend the tags and rotate again")
-    return policy
+    return policy, tuple(read.complaints)
 
 
 def read_state(tags: Mapping[str, str]) -> RotationState | None:

@@ -15,7 +15,6 @@ from rotators.decision import NOT_MANAGED, Current, Resume, Rotate, Skip, Trigge
 from rotators.errors import (
     LoginRefusedError,
     PermanentError,
-    PolicyError,
     RotationError,
     SecretFormatError,
     TransientError,
@@ -23,7 +22,7 @@ from rotators.errors import (
 )
 from rotators.journal import Invocation, report, told_as
 from rotators.outcome import AirflowReport, Outcome, Status, timestamp
-from rotators.permissions import check_user
+from rotators.permissions import check_may_take_over, check_user
 from rotators.policy import (
     STATE_TAG,
     AdminSelf,
@@ -157,36 +156,23 @@ def _made_earlier(run: Invocation, current: SecretVersion) -> SecretVersion | No
 def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
     """Give the user that is not in use a new password, prove it, and make it the current one."""
     name, policy, user = managed.secret.name, managed.policy, managed.other_user
-    if managed.connection.database is None:
-        raise SecretFormatError(
-            f"secret {name!r}: its connection names no database, so each of the two users would get one of its own "
-            "name; write the database into the secret"
-        )
     new = _create(run, managed, user)
     with run.step("inspect"):
         roles = admin.roles(managed.pair)
         for role in roles.values():
             check_user(name, managed.identifier, role, admin.user)
-        _check_may_take_over(managed, user, roles)
+        check_may_take_over(name, managed.pair, user, roles)
         sessions = admin.sessions(user) if user in roles else ()
         if sessions and policy.waits_for_sessions and not run.trigger.revoke:
-            return run.skipped(managed.secret, policy, Skip("in use", _in_use(user, sessions)))
+            return run.skipped(managed.secret, policy, Skip("in use", in_use(user, sessions)))
         if sessions:
-            run.warn(_in_use(user, sessions))
-        is_claimed = managed.user in roles and roles[managed.user].claimed_by is not None
-        if not is_claimed:
+            run.warn(in_use(user, sessions))
+        if not _is_claimed(managed.user, roles):
             _prove_ownership(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     with run.step("apply"), admin.transaction():
-        if not is_claimed:
-            admin.claim(managed.user, managed.identifier)
-        if user not in roles:
-            admin.create_second(managed.pair[0], new.connection.credential, claim=managed.identifier)
-        else:
-            if roles[user].claimed_by is None:
-                admin.claim(user, managed.identifier)
-            admin.set_password(new.connection.credential)
+        apply_to_other_user(managed, admin, roles, new.connection.credential)
     following = dataclasses.replace(managed, connection=new.connection)
     with run.step("verify"):
         run.warn(*managed.engine.verify(new.connection, secret=name, acts_as=following.acts_as))
@@ -194,6 +180,24 @@ def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSes
         admin.assert_locked(managed.identifier)
         following = dataclasses.replace(following, secret=_publish(run, managed, new))
     return _finish_if_newest(run, following, admin, decision)
+
+
+def apply_to_other_user(
+    managed: Managed, admin: AdminSession, roles: Mapping[str, Role], credential: Credential
+) -> None:
+    """Let the user whose turn it is log in with this credential, and mark both as this secret's."""
+    if not _is_claimed(managed.user, roles):
+        admin.claim(managed.user, managed.identifier)
+    if credential.user not in roles:
+        admin.create_second(managed.pair[0], credential, claim=managed.identifier)
+    else:
+        if not _is_claimed(credential.user, roles):
+            admin.claim(credential.user, managed.identifier)
+        admin.set_password(credential)
+
+
+def _is_claimed(user: str, roles: Mapping[str, Role]) -> bool:
+    return user in roles and roles[user].claimed_by is not None
 
 
 def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
@@ -230,40 +234,25 @@ def _is_claimed_or_proven(managed: Managed, admin: AdminSession) -> bool:
     """Return whether the user carries this secret's mark; with `self` nothing is borrowed, and no mark needed."""
     if isinstance(managed.policy.admin, AdminSelf):
         return True
-    role = admin.roles((managed.user,)).get(managed.user)
-    if role is None:
-        raise LoginRefusedError(
-            f"secret {managed.secret.name!r}: user {managed.user!r} does not exist in the database; create it with "
-            "the password that the secret says"
-        )
-    check_user(managed.secret.name, managed.identifier, role, admin.user)
+    role = own_role(managed, admin.roles((managed.user,)), admin.user)
     if role.claimed_by is None:
         _prove_ownership(managed)
     return role.claimed_by is not None
 
 
-def _check_may_take_over(managed: Managed, user: str, roles: Mapping[str, Role]) -> None:
-    """Raise PolicyError unless the user whose turn it is belongs to this secret, or may be created for it."""
-    name = managed.secret.name
-    first, second = managed.pair
-    if first not in roles:
-        raise PolicyError(
-            f"secret {name!r}: user {first!r}, the first of rotation-users, does not exist; name the user that owns "
-            "the tables first, then the one that takes turns with it"
+def own_role(managed: Managed, roles: Mapping[str, Role], admin_user: str) -> Role:
+    """Return the role of the current user, on which an admin's rights may be used.
+
+    Raise LoginRefusedError if there is none, PolicyError if they may not.
+    """
+    role = roles.get(managed.user)
+    if role is None:
+        raise LoginRefusedError(
+            f"secret {managed.secret.name!r}: user {managed.user!r} does not exist in the database; create it with "
+            "the password that the secret says"
         )
-    if user not in roles or roles[user].claimed_by is not None:
-        return
-    if user == first:
-        # That the second is a member of it proves nothing: any user may be a member of another application's.
-        raise PolicyError(
-            f"secret {name!r}: user {first!r} is not known to belong to it; write a version with the credential of "
-            f"{first!r}, which proves it"
-        )
-    if first not in roles[user].member_of:
-        raise PolicyError(
-            f"secret {name!r}: user {second!r} exists already and is not known to belong to it; when the two are a "
-            f'pair, say so with GRANT "{first}" TO "{second}", else name another in rotation-users'
-        )
+    check_user(managed.secret.name, managed.identifier, role, admin_user)
+    return role
 
 
 def _prove_ownership(managed: Managed) -> None:
@@ -292,7 +281,7 @@ def _refuse_unusable(managed: Managed) -> None:
         return
 
 
-def _in_use(user: str, sessions: tuple[UserSession, ...]) -> str:
+def in_use(user: str, sessions: tuple[UserSession, ...]) -> str:
     """Say who still uses the user, as far as the admin may see (it needs `pg_read_all_stats` for more)."""
     known = {(s.application or "unnamed") + (f" at {s.address}" if s.address else "") for s in sessions}
     since = f" since {timestamp(sessions[0].since)}" if sessions[0].since else ""
@@ -314,7 +303,7 @@ class NewVersion:
 
 def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
     now, policy = run.systems.now(), managed.policy
-    connection = managed.connection.with_credential(Credential(user, new_password()))
+    connection = next_connection(managed, user)
     pending: list[PendingStep] = ["verify"] if policy.strategy == "single-user" else []
     if run.systems.airflow is not None and policy.connection_id is not None:
         pending.append("refresh")
@@ -328,8 +317,22 @@ def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
         retire_at=now if run.trigger.revoke else now + policy.grace,
     )
     tags = next_tags(managed.secret.name, managed.secret.tags, state, connection.tags())
-    managed.engine.check(connection, secret=managed.secret.name)
     return NewVersion(connection, tags, state, now + policy.validity)
+
+
+def next_connection(managed: Managed, user: str) -> ConnectionSecret:
+    """Return the connection for this user with a new password.
+
+    Raise SecretFormatError if its format cannot say that, PolicyError if the server would not take it.
+    """
+    if managed.policy.strategy == "alternating-users" and managed.connection.database is None:
+        raise SecretFormatError(
+            f"secret {managed.secret.name!r}: its connection names no database, so each of the two users would get "
+            "one of its own name; write the database into the secret"
+        )
+    connection = managed.connection.with_credential(Credential(user, new_password()))
+    managed.engine.check(connection, secret=managed.secret.name)
+    return connection
 
 
 def _publish(run: Invocation, managed: Managed, new: NewVersion) -> SecretVersion:

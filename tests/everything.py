@@ -32,7 +32,7 @@ class Everything:
     def _roles(here: World) -> list[tuple[Any, ...]]:  # Any: what a row holds
         # Passwords, rights, comments, settings and memberships of every user.
         return here.server.execute("""
-            SELECT r.*, shobj_description(r.oid, 'pg_authid'),
+            SELECT r::text, shobj_description(r.oid, 'pg_authid'),
                 ARRAY(
                     SELECT s.setconfig::text FROM pg_db_role_setting s WHERE s.setrole = r.oid ORDER BY s.setdatabase
                 ),

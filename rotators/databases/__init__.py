@@ -75,6 +75,16 @@ class AdminSession(AbstractContextManager["AdminSession"], Protocol):
     def end_sessions(self, user: str) -> int:
         """End the open sessions that logged in as `user`; return how many ended."""
 
+    def check_may_end_sessions(self, user: str) -> None:
+        """Raise DatabaseRefusedError unless `end_sessions` may end those of `user`; none is ended."""
+
+    def hindrances(self, user: str, *, database: str | None, acts_as: str | None) -> tuple[str, ...]:
+        """Return what would keep `user` out of `database`, or from the rights of `acts_as`, and how to mend it.
+
+        It says what `Engine.verify` would find, of a user whose password nobody knows; inside `transaction()`
+        after what was done there. What the server's own configuration forbids is not seen.
+        """
+
     def transaction(self) -> AbstractContextManager[None]:
         """What is done inside takes effect when it ends, or not at all when it raises."""
 

@@ -129,6 +129,25 @@ _SESSIONS = """
     FROM pg_stat_activity
     WHERE usename = %s AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend'
 """
+# What `_VERIFY_QUERY` finds in the user's own session, asked from outside: a role that its sessions begin as counts
+# when the user is a member of it.
+_HINDRANCES_QUERY = """
+    SELECT coalesce(r.rolvaliduntil <= now(), false),
+        r.rolconnlimit,
+        coalesce(has_database_privilege(r.oid, d.oid, 'CONNECT'), true),
+        f.oid IS NULL OR pg_has_role(r.oid, f.oid, 'USAGE') OR EXISTS (
+            SELECT FROM pg_db_role_setting s, unnest(s.setconfig) setting, pg_roles g
+            WHERE s.setrole = r.oid AND s.setdatabase IN (0, d.oid) AND setting = 'role=' || g.rolname
+                AND pg_has_role(r.oid, g.oid, 'MEMBER') AND pg_has_role(g.oid, f.oid, 'USAGE')
+        )
+    FROM pg_roles r
+        LEFT JOIN pg_database d ON d.datname = %(database)s LEFT JOIN pg_roles f ON f.rolname = %(acts_as)s
+    WHERE r.rolname = %(user)s
+"""
+_MAY_END_QUERY = """
+    SELECT pg_has_role('pg_signal_backend', 'USAGE')
+        OR EXISTS (SELECT FROM pg_roles WHERE rolname = %s AND pg_has_role(oid, 'USAGE'))
+"""
 _LOCK_QUERY = """
     SELECT 1 FROM pg_locks
     WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted AND objsubid = 1
@@ -420,9 +439,41 @@ class _PostgreSQLSession(_Statements):
             f"ending the sessions of {user!r}",
             f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) {_SESSIONS}",
             (user,),
-            mend=f"run GRANT pg_signal_backend TO {_quoted(self._acting)}",
+            mend=self._right_to_end_sessions,
         )
         return int(rows[0][0])
+
+    def check_may_end_sessions(self, user: str) -> None:
+        doing = f"asking whether the sessions of {user!r} may be ended"
+        ((is_allowed,),) = self.run(doing, _MAY_END_QUERY, (user,))
+        if not is_allowed:
+            raise DatabaseRefusedError(
+                f"{self.subject}: {self._acting!r} may not end the sessions of {user!r} at {self.where}; "
+                f"{self._right_to_end_sessions}"
+            )
+
+    def hindrances(self, user: str, *, database: str | None, acts_as: str | None) -> tuple[str, ...]:
+        parameters = {"user": user, "database": database, "acts_as": acts_as}
+        rows = self.run(f"looking at what keeps {user!r} out", _HINDRANCES_QUERY, parameters)
+        if not rows:
+            return (f"there is no user {user!r} at {self.where}; create it",)
+        is_outdated, limit, may_connect, has_rights = rows[0]
+        name = _quoted(user)
+        found = []
+        if is_outdated:
+            found.append(f"its VALID UNTIL has passed; run ALTER ROLE {name} VALID UNTIL 'infinity'")
+        if 0 <= limit <= len(self.sessions(user)):
+            found.append(
+                f"its CONNECTION LIMIT of {limit} leaves no room; run ALTER ROLE {name} CONNECTION LIMIT -1, or end "
+                "its sessions"
+            )
+        if not may_connect:
+            grant = f"GRANT CONNECT ON DATABASE {_quoted(database or '')} TO {name}"
+            found.append(f"it may not connect to database {database!r}; run {grant}")
+        if not has_rights:
+            grant = f"GRANT {_quoted(acts_as or '')} TO {name}"
+            found.append(f"it does not have the rights of {acts_as!r}; run {grant}")
+        return tuple(f"user {user!r} at {self.where}: {what}" for what in found)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -475,6 +526,10 @@ class _PostgreSQLSession(_Statements):
                 f"{self.subject}: the user name {user!r} is longer than PostgreSQL's {MAX_NAME_BYTES} bytes"
             )
         return sql.Identifier(user)
+
+    @property
+    def _right_to_end_sessions(self) -> str:
+        return f"run GRANT pg_signal_backend TO {_quoted(self._acting)}"
 
     def _rights_over(self, user: str | None) -> str:
         """Return what to run so that the admin may create users, and change this one."""

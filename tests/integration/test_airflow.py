@@ -15,11 +15,14 @@ import pytest
 
 from rotators.airflow import Airflow, AirflowAccess, RotatedConnection
 from rotators.credential import Credential, Password
+from rotators.doctor import examine
 from rotators.errors import AirflowRefusedError, TransientError
 from rotators.outcome import AirflowReport
+from rotators.systems import connect
 from sandbox.airflow_server import DAGS, AirflowServer
 from sandbox.key_vault import KeyVault
 from sandbox.postgresql import HOST, PostgreSQL
+from tests.world import environment
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -482,3 +485,53 @@ def test_rejected_token_is_refused(world: World) -> None:
     """A token that was given, and that Airflow does not take, is for a person to replace (P7)."""
     with pytest.raises(AirflowRefusedError, match="AIRFLOW_TOKEN"):
         world.airflow(auth="token", password=lambda: Password("malformed")).check()
+
+
+# -- what the doctor asks -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def ended(world: World) -> str:
+    """Return a run whose task began and ended, as only such a one has a log: a busy Airflow fails some before."""
+    runs: list[str] = []
+
+    def has_begun() -> bool:
+        runs.append(world.server.trigger("reads_lake"))
+        world.server.wait("reads_lake", runs[-1])
+        return any(task["start_date"] for task in world.server.tasks("reads_lake", runs[-1]))
+
+    world.server.wait_until(has_begun)
+    return runs[-1]
+
+
+def test_the_doctor_finds_airflow_well(world: World, ended: str) -> None:
+    """Version, login, tasks, logs, clearing, DAGs and copies, asked of a real Airflow; nothing is changed there."""
+    before = world.server.states("reads_lake", ended)
+    dsn = world.postgresql.create_user("examined", "right-for-examined")
+    tags = {"rotation-strategy": "single-user", "airflow-dags": "reads_lake,no_such_dag"}
+    world.vault.put("airflow-connections-examined", dsn, tags=tags)
+    world.server.create_connection("examined", **world.copy("examined"))
+    login = {"AIRFLOW_USERNAME": "admin", "AIRFLOW_PASSWORD": world.server.password}
+    with environment({**world.vault.environment(), "AIRFLOW_URL": world.server.url, **login}) as settings:
+        systems = connect(settings)
+        diagnosis = examine(systems, "airflow-connections-examined")
+        systems.vault.close()
+    lines = {one.check: one for one in diagnosis.checks}
+    assert {lines[check].result for check in ("airflow", "airflow-logs", "airflow-clearing")} == {"fine"}
+    assert lines["airflow-dags"].detail.endswith("no_such_dag")
+    assert "has a copy 'examined' for user 'examined'" in lines["airflow-connection"].detail
+    assert diagnosis.ready
+    assert world.server.connection("examined") is not None
+    assert world.server.states("reads_lake", ended) == before
+    world.server.delete_connection("examined")
+
+
+@pytest.mark.usefixtures("ended")
+def test_the_doctor_names_the_rights_that_a_viewer_has_not(world: World, warehouse: RotatedConnection) -> None:
+    """A dry run needs the same right as the real thing, so it tells (P7)."""
+    viewer = world.airflow(username="viewer")
+    assert viewer.check_logs()
+    with pytest.raises(AirflowRefusedError, match="can_edit on DAGs"):
+        viewer.check_clearing()
+    with pytest.raises(AirflowRefusedError, match="can_delete on Connections"):
+        viewer.copies(warehouse)

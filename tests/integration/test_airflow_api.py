@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from rotators import airflow_api
-from rotators.airflow import Airflow, AirflowAccess, RotatedConnection
+from rotators.airflow import Airflow, AirflowAccess, Copy, RotatedConnection
 from rotators.credential import Credential, Password
 from rotators.errors import AirflowRefusedError, RotationError, TransientError
 from sandbox.certificates import certificates
@@ -74,6 +74,8 @@ class FakeAirflow:
                 return self.page(request, [self.row(dag) for dag in self.dags])
             case _, [*_, "logs", _]:
                 return LOG
+            case "GET", ["dags"]:
+                return {"dags": [], "total_entries": 0}
             case _, ["dags", _, "details"]:
                 return {"is_stale": False, "is_paused": False}
             case "POST", ["dags", dag, "clearTaskInstances"]:
@@ -489,3 +491,66 @@ def test_airflow_without_password_login_is_refused(fake: FakeAirflow, response: 
     """An auth manager that gives no tokens for passwords needs another AIRFLOW_AUTH (P7)."""
     fake.trouble = always(response, ending="/auth/token")
     assert "AIRFLOW_AUTH" in str(refusal(fake.airflow(), AirflowRefusedError))
+
+
+# -- what the doctor asks -------------------------------------------------------------------------------------
+
+
+def test_rights_are_tried_and_nothing_is_done(fake: FakeAirflow) -> None:
+    """P5: a log is read, clearing is asked for as a dry run of one task of one run, copies are listed."""
+    airflow = fake.airflow()
+    assert airflow.check_logs()
+    assert airflow.check_clearing()
+    assert airflow.missing_dags(("report", "tag:etl")) == ("tag:etl",)
+    assert airflow.copies(ROTATED) == (Copy("warehouse", "app", ()),)
+    (clear,) = fake.asked("POST", "/clearTaskInstances")
+    body = json.loads(clear.body)
+    assert (body["dry_run"], body["dag_run_id"], body["task_ids"]) == (True, "run/1", [["load", -1]])
+    assert {r.method for r in fake.requests if r.path.startswith("/api/v2")} - {"GET"} == {"POST"}
+    assert not fake.asked("DELETE", "")
+    assert not fake.asked("PATCH", "")
+
+
+@pytest.mark.parametrize(
+    ("ask", "ending", "missing"),
+    [
+        (Airflow.check_logs, "/logs/1", "can_read on Task Logs"),
+        (Airflow.check_clearing, "/clearTaskInstances", "can_edit on DAGs"),
+        (lambda airflow: airflow.missing_dags(["report"]), "/dags/report", "can_read on DAGs"),
+        (lambda airflow: airflow.copies(ROTATED), "/connections", "can_delete on Connections"),
+    ],
+)
+def test_each_right_that_is_missing_is_named(
+    fake: FakeAirflow, ask: Callable[[Airflow], object], ending: str, missing: str
+) -> None:
+    """P7: before a rotation needs it."""
+    fake.trouble = always(Response.json(403, {"detail": "Forbidden"}), ending=ending)
+    with pytest.raises(AirflowRefusedError, match=missing):
+        ask(fake.airflow())
+
+
+def test_without_a_task_that_ended_rights_cannot_be_tried(fake: FakeAirflow) -> None:
+    """Nor on one that never began, which has no log."""
+    fake.dags = []
+    assert not fake.airflow().check_logs()
+    fake.dags = ["report"]
+    fake.row = lambda dag: {**FakeAirflow.row(fake, dag), "start_date": None}  # type: ignore[method-assign]
+    assert not fake.airflow().check_clearing()
+    assert not fake.asked("POST", "/clearTaskInstances")
+
+
+def test_dags_that_are_gone_are_named(fake: FakeAirflow) -> None:
+    fake.trouble = always(Response.json(404, {}), ending="/dags/daily")
+    assert fake.airflow().missing_dags(("daily", "report")) == ("daily",)
+
+
+def test_who_keeps_copies_need_not_see_them(fake: FakeAirflow) -> None:
+    """As in a refresh."""
+    fake.trouble = always(Response.json(403, {"detail": "Forbidden"}), ending="/connections")
+    assert fake.airflow(connections="keep").copies(ROTATED) is None
+    assert fake.airflow(connections="keep").treatment == "keep"
+
+
+def test_a_connection_that_is_no_copy_says_in_what(fake: FakeAirflow) -> None:
+    other = dataclasses.replace(ROTATED, hosts=("lake",), users=frozenset({"lake"}))
+    assert fake.airflow().copies(other) == (Copy("warehouse", "app", ("host", "login")),)

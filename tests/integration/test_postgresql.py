@@ -827,6 +827,75 @@ def test_a_second_user_is_made_whole_or_not_at_all(postgresql: PostgreSQL, admin
     assert second.user in admin.roles([second.user])
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("ALTER ROLE {second} VALID UNTIL '2020-01-01'", "VALID UNTIL 'infinity'"),
+        ("ALTER ROLE {second} CONNECTION LIMIT 0", "CONNECTION LIMIT -1"),
+        ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC", 'GRANT CONNECT ON DATABASE "{database}" TO "{second}"'),
+        ("ALTER ROLE {second} NOLOGIN", ""),
+    ],
+)
+def test_what_keeps_a_user_out_is_seen_from_outside(
+    server: PostgreSQL, any_admin: AdminSession, any_user: User, change: str, said: str
+) -> None:
+    """What `verify` would find, of a user that nobody can log in as; a password and LOGIN the rotation gives."""
+    database = any_user.name.replace("app", "db")
+    server.create_database(database)
+    second = f"{any_user.name}_alt"
+    any_admin.create_second(any_user.name, Credential(second, new_password()), claim=IDENTIFIER)
+    assert any_admin.hindrances(second, database=database, acts_as=any_user.name) == ()
+    names = {"second": second, "database": database}
+    server.execute(change.format(**names))
+    found = any_admin.hindrances(second, database=database, acts_as=any_user.name)
+    assert len(found) == bool(said)
+    assert said.format(**names) in "".join(found)
+    for hindrance in found:
+        server.execute(hindrance.partition("run ")[2].partition(", or ")[0])
+    assert any_admin.hindrances(second, database=database, acts_as=any_user.name) == ()
+
+
+def test_rights_that_a_user_has_or_has_not_are_seen_from_outside(
+    server: PostgreSQL, any_admin: AdminSession, any_user: User
+) -> None:
+    """By inheriting them, or by acting as the other; a grant that is missing is named, and what is in a transaction."""
+    second = new_user(server).name
+
+    def found() -> tuple[str, ...]:
+        return any_admin.hindrances(second, database="postgres", acts_as=any_user.name)
+
+    (missing,) = found()
+    grant = f'GRANT "{any_user.name}" TO "{second}"'
+    assert missing.endswith(f"run {grant}")
+    assert any_admin.hindrances(second, database=None, acts_as=None) == ()
+    server.execute(grant)
+    assert found() == ()
+    server.execute(f"ALTER ROLE {second} NOINHERIT")
+    if server.version >= 16:
+        server.execute(f"{grant} WITH INHERIT FALSE")
+    assert found() != ()
+    server.execute(f"ALTER ROLE {second} SET role = {any_user.name}")
+    assert found() == ()
+    assert "create it" in any_admin.hindrances("nobody_at_all", database=None, acts_as=None)[0]
+
+
+def test_whether_sessions_may_be_ended_is_known_without_ending_one(
+    server: PostgreSQL, any_admin: AdminSession, any_user: User
+) -> None:
+    """The advice is that of `end_sessions`, and right; nobody's session ends."""
+    with psycopg.connect(any_user.uri) as session:
+        with pytest.raises(DatabaseRefusedError, match='run GRANT pg_signal_backend TO "rotator"'):
+            any_admin.check_may_end_sessions(any_user.name)
+        server.execute("GRANT pg_signal_backend TO rotator")
+        try:
+            any_admin.check_may_end_sessions(any_user.name)
+        finally:
+            server.execute("REVOKE pg_signal_backend FROM rotator")
+        assert session.execute("SELECT 1").fetchone() == (1,)
+    with ENGINE.admin(any_user.connection, secret=SECRET) as own:
+        own.check_may_end_sessions(any_user.name)
+
+
 def test_a_second_user_of_nobody_and_one_that_exists(postgresql: PostgreSQL, admin: AdminSession, user: User) -> None:
     """There is no clone of a user that does not exist, and none that takes the name of another."""
     with Raised(DatabaseRefusedError, "clear-new") as raised:

@@ -29,7 +29,7 @@ OUTSIDE = {
     "databases": ("rotators.databases.",),
     "Event Grid": ("rotators.events",),
 }
-PURE = ("decision", "policy", "connection_secret", "credential", "outcome", "errors", "permissions")
+PURE = ("decision", "policy", "connection_secret", "credential", "outcome", "errors", "permissions", "diagnosis")
 THE_PROGRAM_AND_ITS_TRIGGERS = [*SOURCES.values(), ROOT / "function_app.py"]
 
 
