@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sandbox start lock requirements clean
+.PHONY: help demo test check mutants sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
@@ -30,6 +30,10 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 	@.venv/bin/mypy
 	@$(PYTHON) -m pytest -q tests/unit
 
+# Each hash the same in every run, so that each run ends the same.
+mutants: .venv/.ready ## how strong the tests of the pure modules are: mutation testing, 5 minutes or more
+	@PYTHONHASHSEED=0 $(PYTHON) -m tests.mutants
+
 lock: $(UV) ## take newer versions of what we depend on
 	$(UV) lock --upgrade
 	$(UV) pip compile -q --upgrade --python-version 3.13 --no-emit-index-url --custom-compile-command 'make lock' \
@@ -42,7 +46,7 @@ requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock
 	@mv $@.tmp requirements.txt
 
 clean: ## remove what the other commands made
-	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis local.settings.json
+	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants local.settings.json
 
 .venv/.ready: uv.lock pyproject.toml .python-version | $(UV)
 	@$(UV) sync --quiet --frozen
