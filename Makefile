@@ -36,6 +36,10 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS="--help" says how else)
 	@$(PYTHON) -m tests.endurance.readers $(READERS)
 
+# Each hash the same in every run, so that each run ends the same.
+mutants: .venv/.ready ## how strong the tests of the pure modules are: mutation testing, 5 minutes or more
+	@PYTHONHASHSEED=0 $(PYTHON) -m tests.mutants
+
 lock: $(UV) ## take newer versions of what we depend on
 	$(UV) lock --upgrade
 	$(UV) pip compile -q --upgrade --python-version 3.13 --no-emit-index-url --custom-compile-command 'make lock' \
@@ -49,7 +53,7 @@ requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock (E
 	@mv $@.tmp requirements.txt
 
 clean: ## remove what the other commands made
-	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis local.settings.json
+	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants local.settings.json
 
 .venv/.ready: uv.lock pyproject.toml .python-version | $(UV)
 	@$(UV) sync --quiet --frozen

@@ -69,6 +69,8 @@ REQUIRE = {"sslmode": "require"}
         ),
         ("postgresql://app:{}@db/d?options=-c+a=b", "airflow-uri", [DB], "d", {"options": "-c a=b"}),
         ("postgresql://app:{}@db/a b", "airflow-uri", [DB], "a b", {}),
+        ("postgresql://app:{}@db:/d#x", "airflow-uri", [DB], "d", {}),
+        ("postgresql://app:{}@db/d?sslmode=require#x", "airflow-uri", [DB], "d", REQUIRE),
         # Airflow has one port, and hands the list of hosts to libpq as it is: the port is for all.
         ("postgresql://app:{}@h1,h2:5/d", "airflow-uri", [Address("h1", 5), Address("h2", 5)], "d", {}),
         ("postgresql://app:{}@db?ssl=False", "airflow-uri", [DB], None, {"sslmode": "disable"}),
@@ -93,6 +95,7 @@ REQUIRE = {"sslmode": "require"}
             None,
             {"service": "a 'b\\"},
         ),
+        ("user=app password={} host=fe80::1%eth0", "libpq-keywords", [Address("fe80::1%eth0", 5432)], None, {}),
         ("user=app password={} hostaddr=::1", "libpq-keywords", [Address("::1", 5432)], None, {"hostaddr": "::1"}),
         ('{{"conn_type": "postgres", "login": "app", "password": "{}", "host": "db"}}', "airflow-json", [DB], None, {}),
         ('\n{{"engine":"postgres","host":"db","username":"app","password":"{}"}}', "aws-json", [DB], "postgres", {}),
@@ -116,17 +119,17 @@ REQUIRE = {"sslmode": "require"}
         ('{{"engine":"postgres","host":"db","username":"app","password":"{}"}}', "aws-json", [DB], "postgres", {}),
         (
             """{{"dbClusterIdentifier":"c","engine":"aurora-postgresql","host":"h1","port":1,"username":"app",
-              "password":"{}","dbname":"d","ssl":true}}""",
+              "password":"{}","dbname":"d","ssl":true,"connect_timeout":1.50}}""",
             "aws-json",
             [H1],
             "d",
-            REQUIRE,
+            {"sslmode": "require", "connect_timeout": "1.50"},
         ),
         ("postgresql+psycopg2://app:{}@db/d?sslmode=require&x=y", "sqlalchemy-url", [DB], "d", REQUIRE),
         ("postgresql+asyncpg://app:{}@db/d?ssl=verify-full", "sqlalchemy-url", [DB], "d", {"sslmode": "verify-full"}),
         ("postgresql+asyncpg://app:{}@[::1]:1/d?ssl=require", "sqlalchemy-url", [Address("::1", 1)], "d", REQUIRE),
         ("postgresql+psycopg://app:{}@/d?host=h1:1&host=h2:2&ssl=true", "sqlalchemy-url", [H1, H2], "d", REQUIRE),
-        ("postgresql+psycopg://app:{}@/d?host=H1:1", "sqlalchemy-url", [H1], "d", {}),
+        ("postgresql+psycopg://app:{}@/d?host=Db:1", "sqlalchemy-url", [Address("db", 1)], "d", {}),
         (
             "postgresql+psycopg://app:{}@/d?host=h1&host=h2",
             "sqlalchemy-url",
@@ -158,6 +161,7 @@ def test_each_format_says_where_to_and_how(
         ("postgresql://h1:1,h2:2/d?sslmode=require", [H1, H2], "d", REQUIRE),
         ("postgresql://h1:1/d?service=a://b", [H1], "d", {"service": "a://b"}),
         (FLEXIBLE_SERVER, [AZURE_SERVER], None, REQUIRE),
+        (FLEXIBLE_SERVER.replace("flexibleServers", "servers"), [AZURE_SERVER], None, REQUIRE),
         (FLEXIBLE_SERVER.lower() + "/databases/Sales", [AZURE_SERVER], "Sales", REQUIRE),
     ],
 )
@@ -180,6 +184,9 @@ def test_a_bare_password_has_its_user_and_server_in_tags(
         ("postgresql://u:a+b%2B@h", "u", "a+b+"),
         ("postgresql://u:p?x#y@h/d", "u", "p?x#y"),  # libpq: only / ends the authority
         ("postgresql://u:5432?x@h", "u", "5432?x"),
+        ("postgresql://a?b:p@h/d", "a?b", "p"),
+        ("host=h user=u password=a\u2003b", "u", "a\u2003b"),  # libpq: an em space is no blank
+        ("host=h user=u password=a\\\nb", "u", "a\nb"),
         ("postgresql+psycopg2://u:a/b?c#d:e+@h/d", "u", "a/b?c#d:e+"),  # SQLAlchemy: up to the first @
         ("host=h user=u\\ v password= x=y'z\\\\\\", "u v", "x=y'z\\"),
         ("host=h user='u v'password='it\\'s'", "u v", "it's"),
