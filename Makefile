@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak check mutants readers sandbox start lock requirements clean
+.PHONY: help demo test soak thorough check mutants readers sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
@@ -26,6 +26,9 @@ test: .venv/.ready ## every test, on real PostgreSQL and real Airflow
 
 soak: .venv/.ready ## play the model of what may happen, with fresh seeds, for SOAK_MINUTES (30)
 	@$(PYTHON) -m tests.soak
+
+thorough: .venv/.ready ## every kill and every lie, for every kind of secret: an hour or more
+	@THOROUGH=1 $(PYTHON) -m pytest tests/faults
 
 check: .venv/.ready ## ruff, strict types, and the tests that need no server: run it before each commit
 	@.venv/bin/ruff format --check --quiet $(SOURCES)
