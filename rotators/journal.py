@@ -69,6 +69,7 @@ class Invocation:
             status=status,
             reason=reason,
             cause=self.cause,
+            by=self.trigger.by,
             rotation_id=state.id if state else self.trigger.id,
             version=managed.secret.version,
             previous_version=state.from_version if state else None,
@@ -88,6 +89,7 @@ class Invocation:
             status="skipped",
             reason=f"{skip.obstacle}: {skip.reason}",
             cause=self.cause,
+            by=self.trigger.by,
             obstacle=skip.obstacle,
             rotation_id=state.id if state else None,
             version=secret.version,
@@ -98,7 +100,7 @@ class Invocation:
             steps=tuple(self.steps),
             warnings=tuple(self.warnings),
         )
-        if skip.obstacle == "done" and self.trigger.kind == "http":
+        if skip.obstacle == "done" and self.trigger.kind in ("http", "rollback"):
             # What the first request with this idempotency key did.
             return dataclasses.replace(outcome, status="rotated")
         return outcome
@@ -109,6 +111,7 @@ class Invocation:
             status="failed",
             reason=str(error),
             cause=self.cause,
+            by=self.trigger.by,
             rotation_id=self.trigger.id,
             steps=tuple(self.steps),
             warnings=tuple(self.warnings),

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 Status = Literal["rotated", "resumed", "skipped", "failed", "planned"]
+RefreshStatus = Literal["healed", "pending", "refused", "none"]
 ConnectionCopy = Literal["cleared", "updated", "absent", "kept", "different"]
 
 
@@ -49,7 +50,7 @@ class AirflowReport:
     no connection in Airflow, or no Airflow is configured).
     """
 
-    status: Literal["healed", "pending", "refused", "none"]
+    status: RefreshStatus
     connection: ConnectionCopy | None = None
     retried: tuple[RetriedRun, ...] = ()
     suspected: tuple[TaskRef, ...] = ()
@@ -93,6 +94,7 @@ class Outcome:
     steps: tuple[Step, ...] = ()
     airflow: AirflowReport | None = None
     warnings: tuple[str, ...] = field(default=())
+    by: str | None = None
 
     def as_json(self) -> dict[str, object]:
         return {
@@ -100,6 +102,7 @@ class Outcome:
             "status": self.status,
             "reason": self.reason,
             "cause": self.cause,
+            "by": self.by,
             "rotationId": self.rotation_id,
             "version": self.version,
             "previousVersion": self.previous_version,

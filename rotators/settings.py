@@ -1,7 +1,7 @@
 """App settings -> Settings: read and checked in one place, every complaint listed at once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, cast, get_args
@@ -19,7 +19,7 @@ DEFAULT_SWEEP_SCHEDULE = "0 */15 * * * *"
 AirflowAuth = Literal["password", "token", "entra"]
 AirflowCopies = Literal["clear", "update", "keep"]
 _NCRONTAB_FIELD = re.compile(r"([\d*/,-]|[A-Za-z]{3})+")
-_ALLOWED_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
+ALLOWED_HOST = re.compile(r"(\*\.)?[A-Za-z0-9._-]+(:\d{1,5})?|\[[0-9A-Fa-f:]+\](:\d{1,5})?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,11 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     min_sslmode: str
     trust_principal: bool
+    sweep_schedule: str = DEFAULT_SWEEP_SCHEDULE
+
+    def sweeps(self, after: datetime) -> Iterator[datetime]:
+        """Yield the minutes in which the sweep runs, in UTC."""
+        yield from CronSim(self.sweep_schedule.split(maxsplit=1)[1], after.astimezone(UTC))
 
 
 def sweep_schedule(environ: Mapping[str, str]) -> str:
@@ -106,6 +111,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         allowed_hosts=read.hosts("ROTATION_ALLOWED_HOSTS"),
         min_sslmode=read.choice("ROTATION_MIN_SSLMODE", SSLMODES, "require"),
         trust_principal=read.choice("ROTATION_TRUST_PRINCIPAL", ("true", "false"), "false") == "true",
+        sweep_schedule=sweep_schedule(environ),
     )
     if read.complaints:
         raise SettingsError(tuple(read.complaints))
@@ -199,6 +205,6 @@ class _Reader:
     def hosts(self, name: str) -> tuple[str, ...]:
         hosts = tuple(part.strip().lower() for part in (self.text(name) or "").split(",") if part.strip())
         for host in hosts:
-            if not _ALLOWED_HOST.fullmatch(host):
+            if not ALLOWED_HOST.fullmatch(host):
                 self.complain(name, "has an entry that is none of name, name:port and *.suffix")
         return hosts

@@ -22,7 +22,7 @@ from rotators.outcome import AirflowReport
 from rotators.policy import read_state
 from rotators.rotation import rotate
 from rotators.vault import Vault
-from tests.world import ADMIN_SECRET, World
+from tests.world import ADMIN_SECRET, World, logs_in
 
 VAULT_CALLS = ("current", "version", "versions", "publish", "write_tags", "disable")
 ADMIN_CALLS = ("lock", "assert_locked", "roles", "sessions", "set_password", "create_second", "claim", "lock_out",
@@ -230,6 +230,44 @@ def test_a_retirement_that_was_cut_off_is_finished_by_the_next_sweep(
         assert state is not None
         assert state.retired is not None
         here.vault.delete(name)
+
+
+@pytest.mark.parametrize("again", ["repetition", "sweep"])
+def test_a_rollback_that_was_cut_off_is_finished_or_never_was(here: World, boundaries: Boundaries, again: str) -> None:
+    """P1, P2, P4: by the request with the same key or by the sweep; both credentials work meanwhile."""
+    total = 0
+    for boundary in range(-1, 100):
+        airflow = Airflow()
+        there = here.app(airflow=airflow, topic=None)
+        name = later_rotation(there, MAKE["alternating"](here))
+        comes = here.trigger(name, "rollback", is_repeatable=True)
+        boundaries.calls.clear()
+        boundaries.kill_at = boundary
+        try:
+            act(there, comes)
+        except Killed as killed:
+            where = f"{again}, {killed}"
+        else:
+            assert total == 0, "nobody was killed"
+            where, total = "undisturbed", len(boundaries.calls)
+            assert {"vault.publish", "database.verify", "airflow.refresh"} <= set(boundaries.calls)
+        boundaries.kill_at = None
+        is_published = len(here.versions(name)) == 3
+        if again == "repetition":
+            act(there, comes)
+        else:
+            sweep(there.systems)
+        assert here.logs_in(name), where
+        assert all(logs_in(version.value) for version in here.versions(name)), where
+        assert len(here.versions(name)) == (3 if is_published or again == "repetition" else 2), where
+        state = read_state(here.tags(name))
+        assert state is not None, where
+        assert not state.is_unfinished, where
+        assert here.vault.current(name).version in airflow.refreshed, where
+        here.vault.delete(name)
+        if boundary == 2 * total - 1:
+            return
+    raise AssertionError("there are more calls than are looked at")
 
 
 @pytest.mark.parametrize("strategy", MAKE)

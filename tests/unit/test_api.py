@@ -359,6 +359,7 @@ def test_a_description_has_policy_state_and_dates() -> None:
         "pending": [],
         "retireAt": "2026-11-25T12:00:00Z",
         "retired": None,
+        "reason": None,
     }
 
 

@@ -40,7 +40,14 @@ def test_each_type_of_the_contract_is_understood(kind: str, expected: TriggerKin
     """The four types, whatever their letters' case."""
     assert read_event(event({"Id": ID}, kind)) == (
         ID,
-        Trigger(kind=expected, secret="warehouse", id="event-1", by="event-grid", version=VERSION),
+        Trigger(
+            kind=expected,
+            secret="warehouse",
+            id="event-1",
+            by="event-grid",
+            version=VERSION,
+            is_repeatable=expected == "requested",
+        ),
     )
 
 

@@ -15,6 +15,7 @@ def test_the_least_outcome_has_every_name() -> None:
         "status": "failed",
         "reason": "why",
         "cause": "event",
+        "by": None,
         "rotationId": None,
         "version": None,
         "previousVersion": None,
@@ -56,6 +57,7 @@ def test_a_full_outcome_is_as_the_contract_says() -> None:
         steps=(Step("lock", 12.345), Step("publish", 40)),
         airflow=report,
         warnings=("w",),
+        by="ann@example.com o-1",
     )
     shown = {"dagId": "sales", "dagRunId": "run-1", "taskId": "load", "mapIndex": 3, "why": "no cause found"}
     expected = {
@@ -63,6 +65,7 @@ def test_a_full_outcome_is_as_the_contract_says() -> None:
         "status": "rotated",
         "reason": "due",
         "cause": "near-expiry",
+        "by": "ann@example.com o-1",
         "rotationId": "event-1",
         "version": "v2",
         "previousVersion": "v1",
