@@ -129,9 +129,9 @@ def _listed(systems: Systems, batch: BatchRequest) -> list[str]:
 def _look(systems: Systems, batch: BatchRequest, name: str) -> _Chosen | Answered | None:
     """Read one secret: whether it is on the server that is meant, and what would be decided about it."""
     secret = systems.vault.current(name)
-    policy = read_policy(secret.name, secret.tags, prefix=systems.settings.connections_prefix)
-    if policy is not None and batch.host is not None and not _is_on(secret, batch.host):
+    if batch.host is not None and not _is_on(secret, batch.host):
         return None
+    policy = read_policy(secret.name, secret.tags, prefix=systems.settings.connections_prefix)
     trigger = Trigger(
         kind="requested",
         secret=name,

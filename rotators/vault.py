@@ -20,8 +20,10 @@ from azure.keyvault.secrets import KeyVaultSecret, SecretClient, SecretPropertie
 
 from rotators.credential import Password
 from rotators.errors import (
+    BadRequestError,
     PermanentError,
     PolicyError,
+    RotationError,
     SecretNotFoundError,
     TransientError,
     VaultRefusedError,
@@ -115,10 +117,17 @@ class Vault:
         """
         link = f"{self.url}/secrets?{urlencode({_CURSOR: skip_token})}" if skip_token else None
         pages = self._client.list_properties_of_secrets().by_page(link)
-        page = _calling("the list of secrets", lambda: [_version(p) for p in next(pages, ())])
-        # The iterator that has read a page knows where the next one is, but its type does not say so.
-        following = parse_qs(urlsplit(getattr(pages, "continuation_token", None) or "").query)
-        return page, following.get(_CURSOR, [""])[0]
+        try:
+            page = [_version(properties) for properties in next(pages, ())]
+        except AzureError as error:
+            failure: RotationError = _translate("the list of secrets", error)
+            if skip_token and isinstance(error, HttpResponseError) and error.status_code == 400:  # noqa: PLR2004 (HTTP)
+                failure = BadRequestError(f"{_CURSOR} leads nowhere in the list of secrets; begin anew without it")
+        else:
+            # The iterator that has read a page knows where the next one is, but its type does not say so.
+            following = parse_qs(urlsplit(getattr(pages, "continuation_token", None) or "").query)
+            return page, following.get(_CURSOR, [""])[0]
+        raise failure
 
     def check(self) -> None:
         """One page of the list: the vault answers and lets us read."""
