@@ -90,6 +90,7 @@ def request_rotations(systems: Systems, batch: BatchRequest) -> list[Answered]:
     Raise TransientError when Key Vault or the topic is out of reach: then nothing was begun, or some was and the
     same idempotency key finds it done.
     """
+    ends = time.monotonic() + BEGIN_WITHIN.total_seconds()
     meant = _meant(systems, batch)
     chosen = [it for it in meant if isinstance(it, _Chosen)]
     if batch.dry_run:
@@ -97,7 +98,7 @@ def request_rotations(systems: Systems, batch: BatchRequest) -> list[Answered]:
     elif systems.topic is not None:
         done = _hand_out(systems, systems.topic, chosen)
     else:
-        done = _work_off(systems, chosen)
+        done = _work_off(systems, chosen, ends)
     in_their_turn = iter(done)
     return [next(in_their_turn) if isinstance(it, _Chosen) else it for it in meant]
 
@@ -171,18 +172,12 @@ def _hand_out(systems: Systems, topic: Topic, chosen: list[_Chosen]) -> list[Ans
     return [Answered(it.trigger.secret, it.trigger.id, "requested", it.reason) for it in chosen]
 
 
-def _work_off(systems: Systems, chosen: list[_Chosen]) -> list[Answered]:
-    ends = time.monotonic() + BEGIN_WITHIN.total_seconds()
-
+def _work_off(systems: Systems, chosen: list[_Chosen], ends: float) -> list[Answered]:
     def work(it: _Chosen) -> Answered:
         name, rotation_id = it.trigger.secret, it.trigger.id
         if time.monotonic() >= ends:
-            return Answered(
-                name,
-                rotation_id,
-                "not begun",
-                "the time of this request was up; ask again, with the same Idempotency-Key if it had one",
-            )
+            again = "the time of this request was up; ask again, with the same Idempotency-Key if it had one"
+            return Answered(name, rotation_id if it.trigger.is_repeatable else None, "not begun", again)
         try:
             outcome = rotate(systems, it.trigger)
         except RotationError as error:

@@ -11,6 +11,7 @@ import pytest
 from openapi_schema_validator import OAS31Validator, oas31_format_checker
 
 from rotators.policy import read_state
+from sandbox.event_grid import EventGrid
 from sandbox.functions_host import FunctionsHost
 from sandbox.key_vault import KeyVault
 from tests.e2e.test_end_to_end import APP, json_of
@@ -177,6 +178,25 @@ def test_a_refresh_that_is_pending_is_202(here: World) -> None:
         client, name = Client(host), here.alternating()
         assert client.send("POST", f"/secrets/{name}/rotate")[0] == 202
         assert client.send("POST", f"/secrets/{name}/rollback")[0] == 202
+
+
+def test_over_the_topic_the_id_in_the_answer_is_that_of_the_outcome(here: World) -> None:
+    """P4: through Event Grid and the worker, and who asked and why with it."""
+    names = {here.alternating(), here.single(rotation_admin="self")}
+    with EventGrid() as grid:
+        topic = {"EVENT_GRID_TOPIC_ENDPOINT": grid.topic_endpoint, "EVENT_GRID_TOPIC_KEY": grid.topic_key}
+        with FunctionsHost(APP, environment={**here.vault.environment(), **topic}) as host:
+            url = f"{host.url}/runtime/webhooks/EventGrid?functionName=rotation_event"
+            grid.subscribe(url, source="topic", event_types=["SecretRotation.Requested"])
+            _, answer = Client(host).send("POST", "/rotations", {"secrets": sorted(names), "reason": "leaked"})
+
+            def completed(grid: EventGrid) -> dict[str, str]:
+                done = [event["data"] for event in grid.received if event["eventType"] == "SecretRotation.Completed"]
+                return {data["secret"]: data["rotationId"] for data in done if data["reason"] == "leaked"}
+
+            grid.wait_for(lambda grid: completed(grid).keys() == names)
+            assert completed(grid) == {entry["secret"]: entry["id"] for entry in answer["value"]}
+    assert {entry["status"] for entry in answer["value"]} == {"requested"}
 
 
 def test_who_called_is_known_wherever_something_is_changed(here: World) -> None:

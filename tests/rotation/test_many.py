@@ -75,6 +75,7 @@ def test_what_there_is_no_time_for_is_told_and_done_when_asked_again(
     answers = asked(there, secrets=(name, other), key="k")
     assert [answers[name].status, answers[other].status] == ["rotated", "not begun"]
     assert "ask again, with the same Idempotency-Key" in answers[other].reason
+    assert asked(there, secrets=(other,))[other].id is None  # without a key, the next request is another cause
     monkeypatch.undo()
     assert asked(there, secrets=(name, other), key="k")[other].status == "rotated"
     assert [len(here.versions(name)), len(here.versions(other))] == [2, 2]
