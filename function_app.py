@@ -8,6 +8,7 @@ import azure.functions as func
 
 from rotators import api
 from rotators.batch import request_rotations
+from rotators.decision import Trigger
 from rotators.dispatch import deliver, sweep
 from rotators.errors import RotationError, SettingsError
 from rotators.events import EventIn
@@ -56,6 +57,18 @@ def answering(request: Callable[[], api.Answer]) -> func.HttpResponse:
     )
 
 
+def rotating(req: func.HttpRequest, read: Callable[..., Trigger]) -> func.HttpResponse:
+    """Return the outcome of the trigger that `read` makes of a request for one secret."""
+
+    def request() -> api.Answer:
+        world = systems()
+        trust_principal = world.settings.trust_principal
+        trigger = read(req.route_params["name"], req.get_body(), req.headers, trust_principal=trust_principal)
+        return api.outcome_answer(rotate(world, trigger))
+
+    return answering(request)
+
+
 @app.event_grid_trigger(arg_name="event")
 def rotation_event(event: func.EventGridEvent) -> None:
     # A CloudEvent arrives as one, whatever the annotation says.
@@ -70,32 +83,12 @@ def rotation_sweep(timer: func.TimerRequest) -> None:  # noqa: ARG001 (the host 
 
 @app.route(route="secrets/{name}/rotate", methods=["POST"])
 def rotate_secret(req: func.HttpRequest) -> func.HttpResponse:
-    def request() -> api.Answer:
-        world = systems()
-        trigger = api.read_rotate_request(
-            req.route_params["name"],
-            req.get_body(),
-            req.headers,
-            trust_principal=world.settings.trust_principal,
-        )
-        return api.outcome_answer(rotate(world, trigger))
-
-    return answering(request)
+    return rotating(req, api.read_rotate_request)
 
 
 @app.route(route="secrets/{name}/rollback", methods=["POST"])
 def roll_back_secret(req: func.HttpRequest) -> func.HttpResponse:
-    def request() -> api.Answer:
-        world = systems()
-        trigger = api.read_rollback_request(
-            req.route_params["name"],
-            req.get_body(),
-            req.headers,
-            trust_principal=world.settings.trust_principal,
-        )
-        return api.outcome_answer(rotate(world, trigger))
-
-    return answering(request)
+    return rotating(req, api.read_rollback_request)
 
 
 @app.route(route="rotations", methods=["POST"])
