@@ -173,6 +173,9 @@ def _way_back(trigger: Trigger, current: Current, policy: RotationPolicy, now: d
         return _no_way_back("with single-user the password of before went when the current one came; rotate instead")
     if state is None or state.from_version is None or state.retire_at is None:
         return _no_way_back("the current version was not made by a rotation, so none before it is known")
+    if state.cause == "rollback":
+        # Who asks again because an answer was lost must not be given back what was rolled away from.
+        return _no_way_back("the current version is a rollback already; rotate when its grace is over")
     if state.revokes:
         return _no_way_back("the credential of before leaked and was revoked; rotate instead")
     if not state.in_grace(now):

@@ -140,13 +140,14 @@ def current_of(secret: SecretVersion) -> Current:
 
 def _made_earlier(run: Invocation, current: SecretVersion) -> SecretVersion | None:
     """Return the version, not the current one, that an earlier request with the same idempotency key made."""
-    if not run.trigger.is_repeatable or (current.state is not None and current.state.id == run.trigger.id):
+    if not run.trigger.is_repeatable or _made(run, current):
         return None
-    for version in run.systems.vault.versions(current.name):
-        state = version.state
-        if state is not None and (state.id, state.cause) == (run.trigger.id, run.cause):
-            return version
-    return None
+    return next((version for version in run.systems.vault.versions(current.name) if _made(run, version)), None)
+
+
+def _made(run: Invocation, version: SecretVersion) -> bool:
+    state = version.state
+    return state is not None and (state.id, state.cause) == (run.trigger.id, run.cause)
 
 
 # -- the two strategies ---------------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def client(here: World) -> Iterator[Client]:
 def test_every_answer_is_as_the_document_says(here: World, client: Client) -> None:
     """Each status that can be had, of each route, with its schema, its media type and its headers; P7."""
     send = client.send
-    name, single = here.alternating(), here.single(rotation_admin="self")
+    name, lost, single = here.alternating(), here.alternating(), here.single(rotation_admin="self")
     paused = here.alternating(rotation_enabled="false")
     broken, unmanaged = here.alternating(rotation_every="often"), here.secret(here.user(), {})
     refused = here.alternating("postgresql://nobody:x@127.0.0.1/x")
@@ -113,9 +113,10 @@ def test_every_answer_is_as_the_document_says(here: World, client: Client) -> No
     ]
     assert statuses("POST", f"/secrets/{name}/rollback", {"dryRun": True}, {}, {"force": True}) == [200, 200, 400]
     assert [send("POST", f"/secrets/{it}/rollback")[0] for it in ("nobody", single, unmanaged)] == [404, 409, 422]
-    here.server.execute(f"ALTER ROLE \"{here.user_of(name)}\" PASSWORD 'another'")
-    assert statuses("POST", f"/secrets/{name}/rollback", {}) == [200]
-    assert statuses("POST", f"/secrets/{name}/rollback", {}) == [502]
+    first = here.user_of(lost)
+    assert statuses("POST", f"/secrets/{lost}/rotate", {}) == [200]
+    here.server.execute(f"ALTER ROLE \"{first}\" PASSWORD 'another'")
+    assert statuses("POST", f"/secrets/{lost}/rollback", {}) == [502]
     here.server.execute(f'ALTER ROLE "{here.user_of(single)}" NOLOGIN')
     assert statuses("POST", f"/secrets/{single}/rotate", {}) == [502]
     here.server.execute(f'ALTER ROLE "{here.user_of(single)}" LOGIN')

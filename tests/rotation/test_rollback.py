@@ -3,9 +3,11 @@
 import dataclasses
 from collections.abc import Callable
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
+from rotators.access import Managed, look_up
 from rotators.api import outcome_answer
 from rotators.dispatch import sweep
 from rotators.errors import LoginRefusedError
@@ -108,29 +110,42 @@ def test_a_version_by_rollback_outlives_the_grace(here: World) -> None:
     assert here.logs_in(name)
 
 
-def test_a_rollback_can_be_taken_back(here: World) -> None:
+def test_asked_twice_it_goes_back_once(here: World) -> None:
+    """P4: who asks again because the answer was lost is not given back what was rolled away from."""
     name = rotated(here)
-    new = here.value(name)
     rotate(here.systems, here.trigger(name, "rollback"))
-    rotate(here.systems, here.trigger(name, "rollback"))
-    assert here.value(name) == new
+    again = rotate(here.systems, here.trigger(name, "rollback"))
+    assert (again.obstacle, len(here.versions(name))) == ("no way back", 3)
+    assert here.value(name) == here.versions(name)[0].value
+
+
+def test_asked_twice_at_once_it_goes_back_once(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """P4: decided again under the lock, on what is there then."""
+    name = rotated(here)
+
+    def roll_back_meanwhile(*args: Any) -> Managed:
+        monkeypatch.undo()
+        rotate(here.systems, here.trigger(name, "rollback"))
+        return look_up(*args)
+
+    monkeypatch.setattr("rotators.rotation.look_up", roll_back_meanwhile)
+    assert "a rollback already" in rotate(here.systems, here.trigger(name, "rollback")).reason
+    assert len(here.versions(name)) == 3
     assert here.logs_in(name)
 
 
 def test_the_same_idempotency_key_rolls_back_once(here: World) -> None:
-    """P4: also after another rollback; and a rotation with the same key is another cause."""
+    """P4: also after another rotation; and a rotation with the same key is another cause."""
     name = rotated(here)
     request = here.trigger(name, "rollback", id="key-1", is_repeatable=True)
     first = rotate(here.systems, request)
     again = rotate(here.systems, request)
     assert (again.status, again.version) == ("rotated", first.version)
-    rotate(here.systems, here.trigger(name, "rollback"))
+    here.clock.advance(timedelta(hours=25))
+    rotate(here.systems, here.trigger(name, id="key-1", is_repeatable=True))
     late = rotate(here.systems, request)
     assert (late.status, late.version) == ("rotated", first.version)
     assert len(here.versions(name)) == 4
-    here.clock.advance(timedelta(hours=25))
-    rotate(here.systems, here.trigger(name, id="key-1", is_repeatable=True))
-    assert len(here.versions(name)) == 5
 
 
 def test_a_dry_run_logs_in_and_changes_nothing(here: World) -> None:
@@ -179,6 +194,12 @@ def revoked(here: World) -> str:
     return name
 
 
+def rolled_back(here: World) -> str:
+    name = rotated(here)
+    rotate(here.systems, here.trigger(name, "rollback"))
+    return name
+
+
 def single(here: World) -> str:
     name = here.single(rotation_admin="self")
     rotate(here.systems, here.trigger(name))
@@ -215,6 +236,7 @@ def server_by_hand(here: World) -> str:
         (grace_is_over, 409, "ended at"),
         (retired, 409, "ended at"),
         (revoked, 409, "leaked and was revoked"),
+        (rolled_back, 409, "is a rollback already"),
         (user_by_hand, 409, "names user"),
         (server_by_hand, 409, "for another server"),
         (paused, 409, "resume it, roll back, and pause it again"),

@@ -253,8 +253,9 @@ def test_a_refresh_that_is_pending_does_not_hold_a_rollback_up() -> None:
         state(retire_at=IN_GRACE, retired=NOW),
         state(retire_at=NOW - timedelta(days=1)),
         state(at=NOW, retire_at=NOW),
+        state(cause="rollback", retire_at=IN_GRACE),
     ],
-    ids=["by hand", "no grace", "no version before", "grace over", "retired", "revoking", "revoked now"],
+    ids=["by hand", "no grace", "no version before", "grace over", "retired", "revoking", "revoked now", "rollback"],
 )
 def test_without_a_credential_that_is_kept_there_is_no_way_back(made: RotationState | None) -> None:
     """P1: only what is kept usable until then can come back."""
