@@ -8,6 +8,8 @@ from collections.abc import Callable
 import azure.functions as func
 
 from rotators import api
+from rotators.batch import request_rotations
+from rotators.decision import Trigger
 from rotators.dispatch import deliver, sweep
 from rotators.errors import RotationError, SettingsError
 from rotators.events import EventIn
@@ -63,6 +65,18 @@ def answering(request: Callable[[], api.Answer]) -> func.HttpResponse:
     )
 
 
+def rotating(req: func.HttpRequest, read: Callable[..., Trigger]) -> func.HttpResponse:
+    """Return the outcome of the trigger that `read` makes of a request for one secret."""
+
+    def request() -> api.Answer:
+        world = systems()
+        trust_principal = world.settings.trust_principal
+        trigger = read(req.route_params["name"], req.get_body(), req.headers, trust_principal=trust_principal)
+        return api.outcome_answer(rotate(world, trigger))
+
+    return answering(request)
+
+
 @app.event_grid_trigger(arg_name="event")
 def rotation_event(event: func.EventGridEvent) -> None:
     # A CloudEvent arrives as one, whatever the annotation says.
@@ -77,17 +91,32 @@ def rotation_sweep(timer: func.TimerRequest) -> None:  # noqa: ARG001 (the host 
 
 @app.route(route="secrets/{name}/rotate", methods=["POST"])
 def rotate_secret(req: func.HttpRequest) -> func.HttpResponse:
+    return rotating(req, api.read_rotate_request)
+
+
+@app.route(route="secrets/{name}/rollback", methods=["POST"])
+def roll_back_secret(req: func.HttpRequest) -> func.HttpResponse:
+    return rotating(req, api.read_rollback_request)
+
+
+@app.route(route="rotations", methods=["POST"])
+def rotate_secrets(req: func.HttpRequest) -> func.HttpResponse:
     def request() -> api.Answer:
         world = systems()
-        trigger = api.read_rotate_request(
-            req.route_params["name"],
-            req.get_body(),
-            req.headers,
-            trust_principal=world.settings.trust_principal,
-        )
-        return api.outcome_answer(rotate(world, trigger))
+        batch = api.read_rotations_request(req.get_body(), req.headers, trust_principal=world.settings.trust_principal)
+        return api.rotations_answer(request_rotations(world, batch), dry_run=batch.dry_run)
 
     return answering(request)
+
+
+@app.route(route="secrets/{name}", methods=["PATCH"])
+def update_secret(req: func.HttpRequest) -> func.HttpResponse:
+    return answering(lambda: api.update(systems(), req.route_params["name"], req.get_body(), req.headers))
+
+
+@app.route(route="secrets/{name}/history", methods=["GET"])
+def show_history(req: func.HttpRequest) -> func.HttpResponse:
+    return answering(lambda: api.show_history(systems(), req.route_params["name"], req.url, req.params))
 
 
 @app.route(route="secrets/{name}", methods=["GET"])
@@ -101,10 +130,15 @@ def check_secret(req: func.HttpRequest) -> func.HttpResponse:
 
 
 @app.route(route="secrets", methods=["GET"])
-def list_secrets(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
-    return answering(lambda: api.list_secrets(systems()))
+def list_secrets(req: func.HttpRequest) -> func.HttpResponse:
+    return answering(lambda: api.list_secrets(systems(), req.url, req.params))
 
 
 @app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
     return answering(lambda: api.health(systems()))
+
+
+@app.route(route="openapi.json", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
+def openapi(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
+    return answering(api.openapi)

@@ -5,29 +5,63 @@ import binascii
 import json
 import math
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
+from typing import Literal, cast, get_args
 
-from rotators.decision import Current, Resume, Rotate, Skip, Trigger, decide, due_at
+from rotators.batch import Answered, BatchRequest
+from rotators.connection_secret import parse
+from rotators.decision import (
+    LONGEST_REASON,
+    Current,
+    Resume,
+    RollBack,
+    Rotate,
+    Skip,
+    Trigger,
+    decide,
+    due_at,
+    missed_windows,
+)
 from rotators.doctor import examine
-from rotators.errors import BadRequestError, PermanentError, PolicyError, RotationError, SettingsError, TransientError
+from rotators.errors import (
+    BadRequestError,
+    PermanentError,
+    PolicyError,
+    RotationError,
+    SecretFormatError,
+    SettingsError,
+    TransientError,
+)
+from rotators.history import history
 from rotators.journal import guarded
+from rotators.openapi import document
 from rotators.outcome import Outcome, timestamp
+from rotators.paging import next_link, page_size, read_cursor
+from rotators.pause import set_enabled
 from rotators.policy import (
     POLICY_TAGS,
     RotationPolicy,
+    Strategy,
     cause_id,
+    duration,
     is_secret_name,
     read_policy,
 )
+from rotators.settings import is_allowed_host
 from rotators.systems import Systems
 from rotators.vault import SecretVersion
 
 LONGEST_BODY_BYTES = 16_384
-LONGEST_REASON = 200
 LONGEST_IDEMPOTENCY_KEY = 255
+# A vault may hold thousands of secrets that are not under rotation: so many pages of 25 are read for an answer.
+_PAGES_READ = 40
+
+_EXPECTED: Mapping[type, str] = {bool: "true or false", str: "a text", list: "a list of names"}
+
+type ByHand = Literal["http", "rollback"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +83,23 @@ class Answer:
 
 def read_rotate_request(secret: str, body: bytes, headers: Mapping[str, str], *, trust_principal: bool) -> Trigger:
     """Return the trigger that `POST secrets/{name}/rotate` is. Raise BadRequestError, naming what is wrong."""
+    fields = {"force": bool, "dryRun": bool, "revoke": bool, "reason": str}
+    return _read_trigger("http", secret, _read_body(body, fields), headers, trust_principal=trust_principal)
+
+
+def read_rollback_request(secret: str, body: bytes, headers: Mapping[str, str], *, trust_principal: bool) -> Trigger:
+    """Return the trigger that `POST secrets/{name}/rollback` is. Raise BadRequestError, naming what is wrong."""
+    asked = _read_body(body, {"dryRun": bool, "reason": str})
+    return _read_trigger("rollback", secret, asked, headers, trust_principal=trust_principal)
+
+
+def _read_trigger(
+    kind: ByHand, secret: str, asked: Mapping[str, object], headers: Mapping[str, str], *, trust_principal: bool
+) -> Trigger:
     check_secret_name(secret)
-    asked = _read_body(body, {"force": bool, "dryRun": bool, "revoke": bool, "reason": str})
-    reason = str(asked.get("reason", ""))
-    if len(reason) > LONGEST_REASON:
-        raise BadRequestError(f"the body's 'reason' has more than {LONGEST_REASON} characters")
-    key = headers.get("idempotency-key", "").strip()
-    if len(key) > LONGEST_IDEMPOTENCY_KEY:
-        raise BadRequestError(f"the header Idempotency-Key has more than {LONGEST_IDEMPOTENCY_KEY} characters")
+    reason, key = _reason(asked), _idempotency_key(headers)
     return Trigger(
-        kind="http",
+        kind=kind,
         secret=secret,
         id=cause_id(key) if key else str(uuid.uuid4()),
         by=caller(headers, trust_principal=trust_principal),
@@ -68,6 +109,73 @@ def read_rotate_request(secret: str, body: bytes, headers: Mapping[str, str], *,
         reason=reason,
         is_repeatable=bool(key),
     )
+
+
+def read_rotations_request(body: bytes, headers: Mapping[str, str], *, trust_principal: bool) -> BatchRequest:
+    """Return what `POST rotations` asks for. Raise BadRequestError, naming what is wrong."""
+    switches = {"force": bool, "revoke": bool, "dryRun": bool, "reason": str}
+    asked = _read_body(body, {"secrets": list, "strategy": str, "olderThan": str, "host": str, **switches})
+    filters = [name for name in ("strategy", "olderThan", "host") if name in asked]
+    if ("secrets" in asked) == bool(filters):
+        raise BadRequestError(
+            "the body must say which secrets: either 'secrets', a list of names, or any of 'strategy', 'olderThan' "
+            "and 'host', all of which then have to be met"
+        )
+    older_than = duration(str(asked["olderThan"])) if "olderThan" in asked else None
+    if "olderThan" in asked and older_than is None:
+        raise BadRequestError("the body's 'olderThan' is not a duration like '15m', '36h' or '60d'")
+    host = str(asked["host"]).strip().lower() if "host" in asked else None
+    if host is not None and not is_allowed_host(host):
+        raise BadRequestError("the body's 'host' is none of name, name:port and *.suffix")
+    if "strategy" in asked and asked["strategy"] not in get_args(Strategy):
+        raise BadRequestError(f"the body's 'strategy' is not one of {', '.join(get_args(Strategy))}")
+    return BatchRequest(
+        by=caller(headers, trust_principal=trust_principal),
+        secrets=_names(asked["secrets"]) if "secrets" in asked else (),
+        strategy=cast("Strategy | None", asked.get("strategy")),
+        older_than=older_than,
+        host=host,
+        key=_idempotency_key(headers),
+        force=asked.get("force") is True,
+        revoke=asked.get("revoke") is True,
+        reason=_reason(asked),
+        dry_run=asked.get("dryRun") is True,
+    )
+
+
+def read_update_request(body: bytes) -> bool:
+    """Return what `PATCH secrets/{name}` wants `enabled` to be. Raise BadRequestError, naming what is wrong."""
+    asked = _read_body(body, {"enabled": bool})
+    if "enabled" not in asked:
+        raise BadRequestError('the body must be {"enabled": true} or {"enabled": false}')
+    return asked["enabled"] is True
+
+
+def _reason(asked: Mapping[str, object]) -> str:
+    reason = str(asked.get("reason", ""))
+    if len(reason) > LONGEST_REASON:
+        raise BadRequestError(f"the body's 'reason' has more than {LONGEST_REASON} characters")
+    return reason
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str:
+    key = headers.get("idempotency-key", "").strip()
+    if len(key) > LONGEST_IDEMPOTENCY_KEY:
+        raise BadRequestError(f"the header Idempotency-Key has more than {LONGEST_IDEMPOTENCY_KEY} characters")
+    return key
+
+
+def _names(secrets: object) -> tuple[str, ...]:
+    """Return the names in a list, each once: to Key Vault `A` and `a` are one."""
+    names: dict[str, str] = {}
+    for name in secrets if isinstance(secrets, list) else []:
+        if not isinstance(name, str):
+            raise BadRequestError("the body's 'secrets' is not a list of names")
+        check_secret_name(name)
+        names.setdefault(name.lower(), name)
+    if not names:
+        raise BadRequestError("the body's 'secrets' is empty")
+    return tuple(names.values())
 
 
 def check_secret_name(secret: str) -> None:
@@ -96,9 +204,21 @@ def outcome_answer(outcome: Outcome) -> Answer:
     """Return 200 for what is done, 202 for what is published with its refresh pending, 4xx for what was refused."""
     if outcome.status == "skipped":
         status = HTTPStatus.UNPROCESSABLE_ENTITY if outcome.obstacle == "not managed" else HTTPStatus.CONFLICT
-        return _problem(status, f"Not rotated: {outcome.obstacle}", _how_to_go_on(outcome), outcome.as_json())
+        title = f"Not {_done(outcome)}: {outcome.obstacle}"
+        return _problem(status, title, _how_to_go_on(outcome), {"outcome": outcome.as_json()})
     is_pending = outcome.airflow is not None and outcome.airflow.status in ("pending", "refused")
     return Answer(HTTPStatus.ACCEPTED if is_pending else HTTPStatus.OK, outcome.as_json())
+
+
+def rotations_answer(answered: Sequence[Answered], *, dry_run: bool) -> Answer:
+    """Return 202 with an id for each secret, 200 for a dry run; 404 when none matches, 409 when all were refused."""
+    if not answered:
+        return _problem(HTTPStatus.NOT_FOUND, "No such secret", "no secret under rotation matches; nothing was done")
+    value = [it.as_json() for it in answered]
+    if all(it.status == "refused" for it in answered):
+        detail = "none of the secrets was rotated: 'value' says why for each"
+        return _problem(HTTPStatus.CONFLICT, "Nothing rotated", detail, {"value": value})
+    return Answer(HTTPStatus.OK if dry_run else HTTPStatus.ACCEPTED, {"value": value})
 
 
 def error_answer(error: RotationError) -> Answer:
@@ -111,10 +231,17 @@ def error_answer(error: RotationError) -> Answer:
     return answer
 
 
-def describe(secret: SecretVersion, *, prefix: str, now: datetime) -> dict[str, object]:
+def describe(
+    secret: SecretVersion,
+    *,
+    prefix: str,
+    now: datetime,
+    sweeps: Callable[[datetime], Iterator[datetime]] | None = None,
+) -> dict[str, object]:
     """Return a secret's policy, state, due date and next step; never a value.
 
-    Works for what a list gives as well, which has no version.
+    Works for what a list gives as well, which has no version. With `sweeps`, the times of the sweep from one on, it
+    also warns of a maintenance window that comes too late or is too short.
     """
     description: dict[str, object] = {
         "secret": secret.name,
@@ -126,7 +253,7 @@ def describe(secret: SecretVersion, *, prefix: str, now: datetime) -> dict[str, 
     try:
         policy = read_policy(secret.name, secret.tags, prefix=prefix)
     except PolicyError as error:
-        return {**description, "managed": True, "status": "unusable policy", "nextStep": str(error)}
+        return {**description, "managed": True, "status": "unusable policy", "nextStep": str(error), "warnings": []}
     current = Current(secret.version, secret.created, secret.expires, secret.state)
     trigger = Trigger(kind="sweep", secret=secret.name, id="", by="")
     status: str
@@ -135,7 +262,7 @@ def describe(secret: SecretVersion, *, prefix: str, now: datetime) -> dict[str, 
             status, next_step = ("fresh" if obstacle == "not due" else obstacle), reason
         case Resume(steps, reason):
             status, next_step = "pending", f"{reason}: {', '.join(steps) or 'revoke'}"
-        case Rotate(reason):
+        case Rotate(reason) | RollBack(_, reason):
             status, next_step = "due", f"{reason}: the next event or sweep rotates it"
     return {
         **description,
@@ -145,13 +272,13 @@ def describe(secret: SecretVersion, *, prefix: str, now: datetime) -> dict[str, 
         "dueOn": timestamp(due_at(current, policy)) if policy else None,
         "policy": _policy(policy) if policy else None,
         "state": _state(secret),
+        "warnings": list(missed_windows(current, policy, now, sweeps)) if policy and sweeps else [],
     }
 
 
 def show(systems: Systems, secret: str) -> Answer:
     check_secret_name(secret)
-    current = systems.vault.current(secret)
-    return Answer(HTTPStatus.OK, describe(current, prefix=systems.settings.connections_prefix, now=systems.now()))
+    return _described(systems, systems.vault.current(secret))
 
 
 def check(systems: Systems, secret: str) -> Answer:
@@ -160,11 +287,82 @@ def check(systems: Systems, secret: str) -> Answer:
     return Answer(HTTPStatus.OK, examine(systems, secret).as_json())
 
 
-def list_secrets(systems: Systems) -> Answer:
-    """Return every secret that has a rotation tag, from the list with its tags: no request for each."""
+def update(systems: Systems, secret: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """Pause or resume, and return the secret as it is then."""
+    check_secret_name(secret)
+    enabled = read_update_request(body)
+    by = caller(headers, trust_principal=systems.settings.trust_principal)
+    return _described(systems, set_enabled(systems, secret, enabled=enabled, by=by))
+
+
+def _described(systems: Systems, secret: SecretVersion) -> Answer:
+    settings = systems.settings
+    description = describe(secret, prefix=settings.connections_prefix, now=systems.now(), sweeps=settings.sweeps)
+    return Answer(HTTPStatus.OK, description)
+
+
+def list_secrets(systems: Systems, url: str, query: Mapping[str, str]) -> Answer:
+    """Return a page of the secrets that have a rotation tag, from the list with its tags: no request for each.
+
+    As in Azure's own APIs, a page may be short, or empty, and `nextLink` leads to the rest of them.
+    """
+    size, (token, after) = page_size(query), read_cursor(query, parts=2)
     prefix, now = systems.settings.connections_prefix, systems.now()
-    managed = [s for s in systems.vault.secrets() if "rotation-strategy" in s.tags]
-    return Answer(HTTPStatus.OK, {"value": [describe(s, prefix=prefix, now=now) for s in managed]})
+    shown: list[dict[str, object]] = []
+    for _ in range(_PAGES_READ):
+        page, following = systems.vault.page_of_secrets(token)
+        for secret in _after(page, after):
+            if "rotation-strategy" not in secret.tags:
+                continue
+            if len(shown) == size:
+                return _page_answer(url, size, shown, (token, after))
+            shown.append(describe(secret, prefix=prefix, now=now))
+            after = secret.name
+        if not following:
+            return _page_answer(url, size, shown, None)
+        token, after = following, ""
+    return _page_answer(url, size, shown, (token, after))
+
+
+def show_history(systems: Systems, secret: str, url: str, query: Mapping[str, str]) -> Answer:
+    """Return a page of a secret's versions as rotations, newest first."""
+    check_secret_name(secret)
+    size, (after,) = page_size(query), read_cursor(query, parts=1)
+    versions = systems.vault.versions(secret)
+    current, user = _current_user(systems, secret, versions)
+    entries = history(versions, current, user, prefix=systems.settings.connections_prefix)
+    start = next((n for n, entry in enumerate(entries, 1) if entry.version.version == after), 0)
+    shown = entries[start : start + size]
+    rest = (shown[-1].version.version,) if entries[start + size :] else None
+    return _page_answer(url, size, [entry.as_json() for entry in shown], rest)
+
+
+def _current_user(systems: Systems, secret: str, versions: Sequence[SecretVersion]) -> tuple[str, str | None]:
+    """Return the newest version, and whom it names: the one value that a history reads, and never shows."""
+    try:
+        current = systems.vault.current(secret)
+    except PolicyError:
+        # It is disabled, and just then somebody looks here.
+        return versions[0].version, None
+    try:
+        return current.version, parse(current.value, secret=secret, tags=current.tags).credential.user
+    except SecretFormatError:
+        return current.version, None
+
+
+def _after(page: Sequence[SecretVersion], name: str) -> Sequence[SecretVersion]:
+    """Return what comes after a secret in a page; all of it when that is gone: rather twice than never."""
+    names = [secret.name for secret in page]
+    return page[names.index(name) + 1 :] if name in names else page
+
+
+def _page_answer(url: str, size: int, value: Sequence[object], cursor: tuple[str, ...] | None) -> Answer:
+    link = next_link(url, size, cursor) if cursor is not None else None
+    return Answer(HTTPStatus.OK, {"value": value, "nextLink": link})
+
+
+def openapi() -> Answer:
+    return Answer(HTTPStatus.OK, document())
 
 
 def health(systems: Systems) -> Answer:
@@ -206,8 +404,7 @@ def _read_body(body: bytes, fields: Mapping[str, type]) -> Mapping[str, object]:
         )
     for name, value in asked.items():
         if not isinstance(value, fields[name]):
-            expected = "true or false" if fields[name] is bool else "a text"
-            raise BadRequestError(f"the body's {name!r} is not {expected}")
+            raise BadRequestError(f"the body's {name!r} is not {_EXPECTED[fields[name]]}")
     return asked
 
 
@@ -219,22 +416,32 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 
 def _how_to_go_on(outcome: Outcome) -> str:
+    is_rollback = outcome.cause == "rollback"
     match outcome.obstacle:
         case "not managed":
             mend = "give it the tag rotation-strategy (and rotation-admin) to put it under rotation"
+        case "paused" if is_rollback:
+            mend = "resume it, roll back, and pause it again"
         case "paused":
             mend = "set rotation-enabled to true, or rotate with force"
         case "in grace":
             mend = "wait until then, or rotate with force and break who still uses the old credential"
+        case "no way back":
+            mend = "nothing was changed"
         case _:
             mend = "try again later"
-    return f"secret {outcome.secret!r} was not rotated: {outcome.reason}; {mend}"
+    return f"secret {outcome.secret!r} was not {_done(outcome)}: {outcome.reason}; {mend}"
 
 
-def _problem(status: HTTPStatus, title: str, detail: str, outcome: Mapping[str, object] | None = None) -> Answer:
-    problem = {"type": "about:blank", "title": title, "status": int(status), "detail": detail}
-    # An outcome has a `status` of its own, so it goes along as a member.
-    return Answer(status, {**problem, "outcome": outcome} if outcome else problem)
+def _done(outcome: Outcome) -> str:
+    return "rolled back" if outcome.cause == "rollback" else "rotated"
+
+
+def _problem(status: HTTPStatus, title: str, detail: str, members: Mapping[str, object] | None = None) -> Answer:
+    # What goes along is a member of its own, since an outcome, say, has a `status` too.
+    return Answer(
+        status, {"type": "about:blank", "title": title, "status": int(status), "detail": detail, **(members or {})}
+    )
 
 
 def _policy(policy: RotationPolicy) -> dict[str, object]:
@@ -244,7 +451,7 @@ def _policy(policy: RotationPolicy) -> dict[str, object]:
         "everySeconds": int(policy.every.total_seconds()),
         "validitySeconds": int(policy.validity.total_seconds()),
         "graceSeconds": int(policy.grace.total_seconds()),
-        "window": f"{policy.window.cron} for {policy.window.length}" if policy.window else None,
+        "window": str(policy.window) if policy.window else None,
         "inUse": "wait" if policy.waits_for_sessions else "proceed",
         "users": list(policy.users) if policy.users else None,
         "connectionId": policy.connection_id,
@@ -265,4 +472,5 @@ def _state(secret: SecretVersion) -> dict[str, object] | None:
         "pending": list(state.pending),
         "retireAt": timestamp(state.retire_at),
         "retired": timestamp(state.retired),
+        "reason": state.reason or None,
     }

@@ -1,14 +1,23 @@
 """What is to be done about a trigger: pure, and tested as the table in the README."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Literal
 
 from rotators.outcome import timestamp
-from rotators.policy import NEAR_EXPIRY, PendingStep, RotationPolicy, RotationState
+from rotators.policy import NEAR_EXPIRY, Cause, PendingStep, RotationPolicy, RotationState
 
-TriggerKind = Literal["near-expiry", "expired", "new-version", "http", "sweep", "requested"]
-Obstacle = Literal["not managed", "paused", "superseded", "done", "not due", "outside window", "in grace", "in use"]
+TriggerKind = Literal["near-expiry", "expired", "new-version", "http", "sweep", "requested", "rollback"]
+Obstacle = Literal[
+    "not managed", "paused", "superseded", "done", "not due", "outside window", "in grace", "in use", "no way back"
+]
+
+# What of a person's words is kept, in characters.
+LONGEST_REASON = 200
+# A window may open at another minute each time, and the sweep run at another in each hour.
+_OPENINGS_LOOKED_AT = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +65,14 @@ class Rotate:
 
 
 @dataclass(frozen=True, slots=True)
+class RollBack:
+    """Make the credential of `version`, the one before, the current one again."""
+
+    version: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Resume:
     """Finish what an earlier invocation, or a person who wrote a version, left to do."""
 
@@ -78,7 +95,7 @@ LATE = timedelta(hours=1)
 BY_HAND: tuple[PendingStep, ...] = ("verify", "refresh")
 NOT_MANAGED = Skip("not managed", "the secret has no tag rotation-strategy")
 
-type Decision = Rotate | Resume | Skip
+type Decision = Rotate | RollBack | Resume | Skip
 
 
 def decide(  # noqa: PLR0911 (one return a row of the table)
@@ -93,7 +110,7 @@ def decide(  # noqa: PLR0911 (one return a row of the table)
         return Skip("paused", "rotation-enabled is false")
     if trigger.version is not None and trigger.version != current.version:
         return _resume_or_skip(state, Skip("superseded", f"version {trigger.version} is no longer current"))
-    if state is not None and state.id == trigger.id and (state.cause == "http") == (trigger.kind == "http"):
+    if state is not None and state.id == trigger.id and _is_same_cause(state.cause, trigger.kind):
         return _resume_or_skip(state, Skip("done", "this trigger made the current version"))
     match trigger.kind:
         case "new-version":
@@ -102,8 +119,16 @@ def decide(  # noqa: PLR0911 (one return a row of the table)
             return Resume(BY_HAND, "a person wrote the current version")
         case "http" | "requested":
             return _unless_in_grace(Rotate(trigger.reason or "asked for"), current, policy, now, forced=forced)
+        case "rollback":
+            return _way_back(trigger, current, policy, now)
         case "near-expiry" | "expired" | "sweep":
             return _when_due(trigger, current, policy, now)
+
+
+def _is_same_cause(cause: Cause, kind: TriggerKind) -> bool:
+    """Whether equal ids mean the same: an idempotency key is the caller's own, and counts for one route."""
+    by_hand = ("http", "rollback")
+    return cause == kind if cause in by_hand or kind in by_hand else True
 
 
 def due_at(current: Current, policy: RotationPolicy) -> datetime:
@@ -143,8 +168,60 @@ def state_of(decision: Decision) -> str:
             return "fresh" if obstacle == "not due" else obstacle
         case Resume():
             return "pending"
-        case Rotate():
+        case Rotate() | RollBack():
             return "due"
+
+
+def missed_windows(
+    current: Current, policy: RotationPolicy, now: datetime, sweeps: Callable[[datetime], Iterator[datetime]]
+) -> tuple[str, ...]:
+    """Return what is wrong with the maintenance window of a secret, in words: nothing, as a rule.
+
+    `sweeps` yields the times at which the sweep runs, from one on: it is the sweep that takes what is due when a
+    window opens.
+    """
+    window, start = policy.window, max(now, due_at(current, policy))
+    if window is None:
+        return ()
+    warnings = []
+    opens = start if window.is_open(start) else window.opens_next(start)
+    if current.expires is not None and start < current.expires <= opens:
+        warnings.append(
+            f"rotation-window {str(window)!r} does not open between the time when the version is due and its expiry at "
+            f"{timestamp(current.expires)}: then it is rotated outside the window; let the window open more often, or "
+            "the version live longer (rotation-validity)"
+        )
+    for opens in islice(window.openings(start), _OPENINGS_LOOKED_AT):
+        if next(sweeps(opens - timedelta(seconds=1))) >= opens + window.length:
+            warnings.append(
+                f"rotation-window {str(window)!r} is too short for the sweep, which does not run while it is open at "
+                f"{timestamp(opens)}; lengthen it, or let the sweep run more often (ROTATION_SWEEP_SCHEDULE)"
+            )
+            break
+    return tuple(warnings)
+
+
+def _way_back(trigger: Trigger, current: Current, policy: RotationPolicy, now: datetime) -> RollBack | Skip:
+    """The credential of before can come back as long as it is kept usable: two users, and within the grace."""
+    state = current.state
+    if policy.strategy != "alternating-users":
+        return _no_way_back("with single-user the password of before went when the current one came; rotate instead")
+    if state is None or state.from_version is None or state.retire_at is None:
+        return _no_way_back("the current version was not made by a rotation, so none before it is known")
+    if state.cause == "rollback":
+        # Who asks again because an answer was lost must not be given back what was rolled away from.
+        return _no_way_back("the current version is a rollback already; rotate when its grace is over")
+    if state.revokes:
+        return _no_way_back("the credential of before leaked and was revoked; rotate instead")
+    if not state.in_grace(current.created, now):
+        return _no_way_back(
+            f"the grace of the credential of before ended at {timestamp(state.usable_until(current.created))}"
+        )
+    return RollBack(state.from_version, trigger.reason or "asked for")
+
+
+def _no_way_back(reason: str) -> Skip:
+    return Skip("no way back", reason)
 
 
 def _when_due(trigger: Trigger, current: Current, policy: RotationPolicy, now: datetime) -> Decision:

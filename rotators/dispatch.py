@@ -3,6 +3,7 @@
 import logging
 import uuid
 from collections import Counter
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
 from rotators.decision import LATE, STATES, Skip, Trigger, decide, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
-from rotators.events import REQUESTED, EventIn, EventOut, read_event
+from rotators.events import REQUESTED, EventIn, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
 from rotators.outcome import Outcome, timestamp
 from rotators.policy import RotationPolicy, RotationState, read_policy
@@ -51,6 +52,9 @@ def _deliver(systems: Systems, event: EventIn) -> None:
         outcome = attend(systems, trigger)
     except PermanentError:
         return
+    if trigger.kind == "requested" and outcome.status == "skipped" and not _is_done(trigger, outcome):
+        # Somebody was given this id and waits to hear of it.
+        report(systems, Invocation(systems, trigger).failed(PolicyError(f"secret {secret!r}: {outcome.reason}")))
     if outcome.airflow is not None and outcome.airflow.status == "pending":
         raise TransientError(f"secret {secret!r}: rotated, but Airflow could not be refreshed yet")
 
@@ -157,6 +161,11 @@ def attend(systems: Systems, trigger: Trigger) -> Outcome:
     return report(systems, Invocation(systems, trigger).failed(failure)) if outcome.status == "skipped" else outcome
 
 
+def _is_done(trigger: Trigger, outcome: Outcome) -> bool:
+    """Whether an earlier delivery of the same event did it."""
+    return outcome.obstacle == "done" or outcome.rotation_id == trigger.id
+
+
 def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
     """Publish an event for each secret, for other instances to take; False when it is to be done here."""
     if systems.topic is None or not work:
@@ -169,19 +178,7 @@ def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
         except RotationError as error:
             write_log(logging.WARNING, "sweep passed over", secret=trigger.secret, reason=str(error))
             continue
-        requests.append(
-            EventOut(
-                "Requested",
-                trigger.secret,
-                {
-                    "Id": f"{systems.vault.url}/secrets/{trigger.secret}/{version}",
-                    "ObjectName": trigger.secret,
-                    "Version": version,
-                    "Cause": "sweep",
-                    "By": trigger.by,
-                },
-            )
-        )
+        requests.append(requested(trigger, systems.vault.identifier_of_version(trigger.secret, version)))
     if not requests:
         return True
     try:
@@ -199,11 +196,14 @@ def _work_off(systems: Systems, work: list[Trigger]) -> list[Outcome]:
         except RotationError as error:  # reported where it was raised; the other secrets go on
             return Invocation(systems, trigger).failed(error)
 
-    with ThreadPoolExecutor(systems.settings.concurrency, thread_name_prefix="sweep") as pool:
+    return in_parallel(systems, attend_one, work)
+
+
+def in_parallel[T, R](systems: Systems, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """Do it to each item, some at a time, and return what comes of it in their order."""
+    with ThreadPoolExecutor(systems.settings.concurrency, thread_name_prefix="secret") as pool:
         # A thread of ours starts without the invocation id that the worker's logging looks for.
-        return list(
-            pool.map(lambda context, trigger: context.run(attend_one, trigger), [copy_context() for _ in work], work)
-        )
+        return list(pool.map(lambda context, item: context.run(do, item), [copy_context() for _ in items], items))
 
 
 def _retry_failed_again(systems: Systems, in_grace: list[SecretVersion]) -> None:

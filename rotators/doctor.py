@@ -276,7 +276,7 @@ def _options(managed: Managed) -> _Examination[bool]:
 def _next_version(managed: Managed, user: str) -> _Examination[None]:
     yield from _ask(
         "next-version",
-        lambda: next_connection(managed, user),
+        lambda: next_connection(managed, Credential(user, new_password())),
         lambda new: f"its format holds the next credential, of user {new.credential.user!r}",
     )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from urllib.parse import urlsplit
 
 from rotators.credential import Password
-from rotators.decision import Trigger, TriggerKind
+from rotators.decision import LONGEST_REASON, Trigger, TriggerKind
 from rotators.errors import BadRequestError, TransientError
 from rotators.policy import cause_id, is_secret_name
 
@@ -55,11 +55,12 @@ class EventIn:
 
 @dataclass(frozen=True, slots=True)
 class EventOut:
-    """An event of ours; `type` without the prefix `SecretRotation.`."""
+    """An event of ours; `type` without the prefix `SecretRotation.`, and an `id` of its own unless one is given."""
 
     type: str
     secret: str
     data: Mapping[str, object]
+    id: str = ""
 
 
 def read_event(event: EventIn) -> tuple[str, Trigger]:
@@ -80,17 +81,44 @@ def read_event(event: EventIn) -> tuple[str, Trigger]:
     if not isinstance(identifier, str) or not identifier.strip():
         raise BadRequestError(f"{event.named}: its data has no Id")
     name, version = _name_and_version(event.named, identifier)
-    cause, by, force = data.get("cause"), data.get("by"), data.get("force")
+    cause, by, reason = data.get("cause"), data.get("by"), data.get("reason")
     if kind == "requested" and cause == "sweep":
         kind = "sweep"
+    is_asked_for = kind == "requested"
+    if not isinstance(reason, str) and cause != "requested":
+        # Who writes such an event by hand may say in the cause why.
+        reason = cause
     return identifier.strip(), Trigger(
         kind=kind,
         secret=name,
         id=cause_id(event.id or identifier),
         by=by[:_LONGEST_TEXT] if isinstance(by, str) and by else "event-grid",
         version=version,
-        force=force is True,
-        reason=cause[:_LONGEST_TEXT] if kind == "requested" and isinstance(cause, str) else "",
+        force=data.get("force") is True,
+        revoke=is_asked_for and data.get("revoke") is True,
+        reason=reason[:LONGEST_REASON] if is_asked_for and isinstance(reason, str) else "",
+        is_repeatable=is_asked_for,
+    )
+
+
+def requested(trigger: Trigger, version_id: str) -> EventOut:
+    """Return the event that asks for a rotation, for `read_event` to read: its id is the trigger's.
+
+    The version, the last part of its identifier, makes it harmless when it comes late or twice.
+    """
+    options = {"Force": trigger.force, "Revoke": trigger.revoke, "Reason": trigger.reason}
+    return EventOut(
+        "Requested",
+        trigger.secret,
+        {
+            "Id": version_id,
+            "ObjectName": trigger.secret,
+            "Version": version_id.rpartition("/")[2],
+            "Cause": trigger.kind,
+            "By": trigger.by,
+            **{name: value for name, value in options.items() if value},
+        },
+        id=trigger.id,
     )
 
 
@@ -124,7 +152,7 @@ class Topic:
                 client.send(
                     [
                         EventGridEvent(
-                            id=str(uuid.uuid4()),
+                            id=event.id or str(uuid.uuid4()),
                             subject=f"secrets/{event.secret}",
                             event_type=f"SecretRotation.{event.type}",
                             data=cast("object", dict(event.data)),

@@ -103,7 +103,7 @@ class Invocation:
             steps=tuple(self.steps),
             warnings=tuple(self.warnings),
         )
-        if skip.obstacle == "done" and self.trigger.kind == "http":
+        if skip.obstacle == "done" and self.trigger.kind in ("http", "rollback"):
             # What the first request with this idempotency key did.
             return dataclasses.replace(outcome, status="rotated")
         return outcome

@@ -5,6 +5,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 Status = Literal["rotated", "resumed", "skipped", "failed", "planned"]
+RefreshStatus = Literal["healed", "pending", "refused", "none"]
 ConnectionCopy = Literal["cleared", "updated", "absent", "kept", "different"]
 
 
@@ -49,7 +50,7 @@ class AirflowReport:
     no connection in Airflow, or no Airflow is configured).
     """
 
-    status: Literal["healed", "pending", "refused", "none"]
+    status: RefreshStatus
     connection: ConnectionCopy | None = None
     retried: tuple[RetriedRun, ...] = ()
     suspected: tuple[TaskRef, ...] = ()

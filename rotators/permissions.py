@@ -39,7 +39,7 @@ def check_hosts(
 ) -> None:
     """Raise PolicyError unless each server is the admin's or an allowed one; see `check_address`."""
     for address in connection.addresses:
-        if not any(_same(address, other) for other in trusted) and not _is_allowed(address, allowed_hosts):
+        if not any(_same(address, other) for other in trusted) and not is_listed(address, allowed_hosts):
             raise PolicyError(
                 f"secret {secret!r}: no credential is sent to {address.host}:{address.port}, which is not the "
                 "admin's server; when that is right, add it to the app setting ROTATION_ALLOWED_HOSTS"
@@ -113,9 +113,10 @@ def _same(address: Address, other: Address) -> bool:
     return (address.host.lower(), address.port) == (other.host.lower(), other.port)
 
 
-def _is_allowed(address: Address, allowed_hosts: tuple[str, ...]) -> bool:
+def is_listed(address: Address, hosts: tuple[str, ...]) -> bool:
+    """Whether one of `hosts`, each `name`, `name:port` or `*.suffix` in lower case, is the address's."""
     host = address.host.lower()
-    for entry in allowed_hosts:
+    for entry in hosts:
         name, port = _split_port(entry)
         if port is not None and port != address.port:
             continue

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, cast, get_args
@@ -60,6 +60,7 @@ _YEARS = range(2000, 9000)
 _CONTROL = re.compile(r"[\0-\x1f\x7f-\x9f\ud800-\udfff]")
 # CronSim says whether an expression is sound only when it is told where to begin.
 _ANY_MOMENT = datetime(2000, 1, 1, tzinfo=UTC)
+_MOMENT = "2026-11-24T12:00:00Z"
 _NOT_PRINTABLE = re.compile(r"[^\x20-\x7e]|[\"\\]")
 
 
@@ -99,7 +100,14 @@ class Window:
         return now < opened + self.length
 
     def opens_next(self, now: datetime) -> datetime:
-        return next(CronSim(self.cron, now.astimezone(UTC)))
+        return next(self.openings(now))
+
+    def openings(self, after: datetime) -> Iterator[datetime]:
+        """Yield the times at which it opens."""
+        yield from CronSim(self.cron, after.astimezone(UTC))
+
+    def __str__(self) -> str:
+        return f"{self.cron} for {in_words(self.length)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +148,7 @@ class RotationState:
         pending: what is still to do.
         retire_at: when the old credential is to be retired; at once (`at`) means that it was revoked.
         retired: when it was.
+        reason: a person's words, where one gave any, cut to what fits into the tag.
     """
 
     id: str
@@ -150,6 +159,7 @@ class RotationState:
     pending: tuple[PendingStep, ...] = ()
     retire_at: datetime | None = None
     retired: datetime | None = None
+    reason: str = ""
 
     @property
     def revokes(self) -> bool:
@@ -185,7 +195,22 @@ class RotationState:
             "retireAt": timestamp(self.retire_at),
             "retired": timestamp(self.retired),
         }
-        return json.dumps({k: v for k, v in tag.items() if v is not None}, separators=(",", ":"))
+        if self.reason:
+            # Cut to the same words at each writing, whatever is noted later.
+            longest = _as_json({**tag, "pending": get_args(PendingStep), "retireAt": _MOMENT, "retired": _MOMENT})
+            tag["reason"] = _cut(self.reason, MAXIMUM_TAG_LENGTH - len(longest) - len(',"reason":""')) or None
+        return _as_json({name: value for name, value in tag.items() if value is not None})
+
+
+def _as_json(tag: Mapping[str, object]) -> str:
+    return json.dumps(tag, separators=(",", ":"))
+
+
+def _cut(text: str, room: int) -> str:
+    """Return as much of a text as its JSON has room for."""
+    while text and len(json.dumps(text)) - len('""') > room:
+        text = text[:-1]
+    return text
 
 
 def duration(text: str) -> timedelta | None:
@@ -200,6 +225,14 @@ def _is_cron(text: str) -> bool:
     except (CronSimError, ValueError):
         return False
     return len(text.split()) == 5  # noqa: PLR2004 (without seconds)
+
+
+def in_words(length: timedelta) -> str:
+    """Return a duration of whole minutes as the tags write it: `15m`, `36h`, `60d`."""
+    minutes = length // timedelta(minutes=1)
+    if minutes % (24 * 60) == 0:
+        return f"{minutes // (24 * 60)}d"
+    return f"{minutes}m" if minutes % 60 else f"{minutes // 60}h"
 
 
 def is_secret_name(name: str) -> bool:
@@ -272,6 +305,7 @@ def read_state(tags: Mapping[str, str]) -> RotationState | None:
             pending=tuple(step for step in get_args(PendingStep) if step in tag.get("pending", ())),
             retire_at=_moment(tag["retireAt"]) if tag.get("retireAt") else None,
             retired=_moment(tag["retired"]) if tag.get("retired") else None,
+            reason=str(tag.get("reason") or ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None

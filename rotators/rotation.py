@@ -11,7 +11,7 @@ from rotators.airflow import RotatedConnection
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, new_password
 from rotators.databases import AdminSession, Role, UserSession
-from rotators.decision import NOT_MANAGED, Current, Resume, Rotate, Skip, Trigger, decide
+from rotators.decision import NOT_MANAGED, Current, Resume, RollBack, Rotate, Skip, Trigger, decide
 from rotators.errors import (
     LoginRefusedError,
     PermanentError,
@@ -42,6 +42,7 @@ from rotators.reconciliation import (
     write_state,
 )
 from rotators.retirement import revoke
+from rotators.rollback import former_credential, prove
 from rotators.systems import Systems
 from rotators.vault import SecretVersion
 
@@ -105,6 +106,8 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
             verify_or_reconcile(run, managed, admin)
         if isinstance(decision, Resume):
             return _resume(run, managed, admin, decision)
+        if isinstance(decision, RollBack):
+            return _roll_back(run, managed, admin, decision)
         if policy.strategy == "single-user":
             return _rotate_single_user(run, managed, admin, decision)
         return _rotate_alternating_users(run, managed, admin, decision)
@@ -127,7 +130,7 @@ def _as_believed(secret: SecretVersion, as_written: SecretVersion, believed: Sec
     return dataclasses.replace(secret, tags={**policy_tags(secret.tags), **state})
 
 
-def _decide(run: Invocation, secret: SecretVersion) -> tuple[RotationPolicy, Rotate | Resume] | Outcome:
+def _decide(run: Invocation, secret: SecretVersion) -> tuple[RotationPolicy, Rotate | RollBack | Resume] | Outcome:
     policy = read_policy(secret.name, secret.tags, prefix=run.systems.settings.connections_prefix)
     if policy is None:
         return run.skipped(secret, policy, NOT_MANAGED)
@@ -141,13 +144,14 @@ def current_of(secret: SecretVersion) -> Current:
 
 def _made_earlier(run: Invocation, current: SecretVersion) -> SecretVersion | None:
     """Return the version, not the current one, that an earlier request with the same idempotency key made."""
-    if not run.trigger.is_repeatable or (current.state is not None and current.state.id == run.trigger.id):
+    if not run.trigger.is_repeatable or _made(run, current):
         return None
-    for version in run.systems.vault.versions(current.name):
-        state = version.state
-        if state is not None and (state.id, state.cause) == (run.trigger.id, "http"):
-            return version
-    return None
+    return next((version for version in run.systems.vault.versions(current.name) if _made(run, version)), None)
+
+
+def _made(run: Invocation, version: SecretVersion) -> bool:
+    state = version.state
+    return state is not None and (state.id, state.cause) == (run.trigger.id, run.cause)
 
 
 # -- the two strategies ---------------------------------------------------------------------------------------
@@ -230,6 +234,24 @@ def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, 
     return _finish_if_newest(run, following, admin, decision)
 
 
+def _roll_back(run: Invocation, managed: Managed, admin: AdminSession, decision: RollBack) -> Outcome:
+    """Make the credential of before the current one again; no user is changed, so a kill leaves nothing half done."""
+    with run.step("read before"):
+        before = former_credential(run.systems, managed, decision.version)
+    if isinstance(before, Skip):
+        return run.skipped(managed.secret, managed.policy, before)
+    new = _new_version(run, managed, before.credential, expires=before.expires)
+    following = dataclasses.replace(managed, connection=new.connection)
+    with run.step("verify"):
+        run.warn(*prove(following))
+    if run.trigger.dry_run:
+        return _planned(run, managed, new, decision)
+    with run.step("publish"):
+        admin.assert_locked(managed.identifier)
+        following = dataclasses.replace(following, secret=_publish(run, managed, new))
+    return _finish_if_newest(run, following, admin, decision)
+
+
 def _is_claimed_or_proven(managed: Managed, admin: AdminSession) -> bool:
     """Return whether the user carries this secret's mark; with `self` nothing is borrowed, and no mark needed."""
     if isinstance(managed.policy.admin, AdminSelf):
@@ -302,8 +324,15 @@ class NewVersion:
 
 
 def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
+    return _new_version(run, managed, Credential(user, new_password()))
+
+
+def _new_version(
+    run: Invocation, managed: Managed, credential: Credential, *, expires: datetime | None = None
+) -> NewVersion:
+    """Return the version that names `credential`; it lives as long as the policy says, or until `expires`."""
     now, policy = run.systems.now(), managed.policy
-    connection = next_connection(managed, user)
+    connection = next_connection(managed, credential)
     pending: list[PendingStep] = ["verify"] if policy.strategy == "single-user" else []
     if run.systems.airflow is not None and policy.connection_id is not None:
         pending.append("refresh")
@@ -315,13 +344,14 @@ def _create(run: Invocation, managed: Managed, user: str) -> NewVersion:
         at=now,
         pending=tuple(pending),
         retire_at=now if run.trigger.revoke else now + policy.grace,
+        reason=run.trigger.reason,
     )
     tags = next_tags(managed.secret.name, managed.secret.tags, state, connection.tags())
-    return NewVersion(connection, tags, state, now + policy.validity)
+    return NewVersion(connection, tags, state, expires or now + policy.validity)
 
 
-def next_connection(managed: Managed, user: str) -> ConnectionSecret:
-    """Return the connection for this user with a new password.
+def next_connection(managed: Managed, credential: Credential) -> ConnectionSecret:
+    """Return the connection with another credential.
 
     Raise SecretFormatError if its format cannot say that, PolicyError if the server would not take it.
     """
@@ -330,7 +360,7 @@ def next_connection(managed: Managed, user: str) -> ConnectionSecret:
             f"secret {managed.secret.name!r}: its connection names no database, so each of the two users would get "
             "one of its own name; write the database into the secret"
         )
-    connection = managed.connection.with_credential(Credential(user, new_password()))
+    connection = managed.connection.with_credential(credential)
     managed.engine.check(connection, secret=managed.secret.name)
     return connection
 
@@ -339,7 +369,7 @@ def _publish(run: Invocation, managed: Managed, new: NewVersion) -> SecretVersio
     return run.systems.vault.publish(managed.secret, new.connection.render(), tags=new.tags, expires=new.expires)
 
 
-def _planned(run: Invocation, managed: Managed, new: NewVersion, decision: Rotate) -> Outcome:
+def _planned(run: Invocation, managed: Managed, new: NewVersion, decision: Rotate | RollBack) -> Outcome:
     return dataclasses.replace(
         run.outcome(managed, "planned", decision.reason, state=new.state),
         version=None,
@@ -371,7 +401,7 @@ def _with_state(run: Invocation, managed: Managed) -> SecretVersion:
     return dataclasses.replace(secret, tags=tags)
 
 
-def _finish_if_newest(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
+def _finish_if_newest(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate | RollBack) -> Outcome:
     """Key Vault has no compare-and-set: when a person wrote a version in the same moment, theirs has to work."""
     with run.step("check newest"), _unfinished_on_failure():
         newest = run.systems.vault.current(managed.secret.name)

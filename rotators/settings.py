@@ -1,7 +1,7 @@
 """App settings -> Settings: read and checked in one place, every complaint listed at once."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Literal, cast, get_args
@@ -45,6 +45,11 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     min_sslmode: str
     trust_principal: bool
+    sweep_schedule: str = DEFAULT_SWEEP_SCHEDULE
+
+    def sweeps(self, after: datetime) -> Iterator[datetime]:
+        """Yield the minutes in which the sweep runs, in UTC."""
+        yield from CronSim(self.sweep_schedule.split(maxsplit=1)[1], after.astimezone(UTC))
 
 
 def sweep_schedule(environ: Mapping[str, str]) -> str:
@@ -114,6 +119,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         allowed_hosts=read.hosts("ROTATION_ALLOWED_HOSTS"),
         min_sslmode=read.choice("ROTATION_MIN_SSLMODE", SSLMODES, "require"),
         trust_principal=read.choice("ROTATION_TRUST_PRINCIPAL", ("true", "false"), "false") == "true",
+        sweep_schedule=sweep_schedule(environ),
     )
     if read.complaints:
         raise SettingsError(read.complaints)
@@ -149,6 +155,12 @@ def _is_ncrontab(schedule: str) -> bool:
     except CronSimError:
         return False
     return True
+
+
+def is_allowed_host(entry: str) -> bool:
+    """Whether this is one of `name`, `name:port` and `*.suffix`, as ROTATION_ALLOWED_HOSTS takes them."""
+    found = _ALLOWED_HOST.fullmatch(entry)
+    return found is not None and 0 < int(found["port"] or 1) < 2**16
 
 
 def _is_usable_url(url: str, schemes: tuple[str, ...]) -> bool:
@@ -231,7 +243,6 @@ class _Reader:
     def hosts(self, name: str) -> tuple[str, ...]:
         hosts = tuple(part.strip().lower() for part in (self.text(name) or "").split(",") if part.strip())
         for host in hosts:
-            entry = _ALLOWED_HOST.fullmatch(host)
-            if entry is None or not 0 < int(entry["port"] or 1) < 2**16:
+            if not is_allowed_host(host):
                 self.complain(name, "has an entry that is none of name, name:port and *.suffix")
         return hosts

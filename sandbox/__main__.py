@@ -23,6 +23,9 @@ Now, in another terminal:
   curl -s {app}/api/secrets/{warehouse} -H "x-functions-key: $KEY"
       what is known about a secret; KEY is the function key that `make start` prints (func checks none)
 
+  curl -s {app}/api/secrets/{warehouse}/history -H "x-functions-key: $KEY"
+      what was done to it, when, why and by whom; a POST to .../{warehouse}/rollback takes the last rotation back
+
   curl -s -X POST {app}/api/secrets/{crm}/rotate -H "x-functions-key: $KEY" -d '{{"dryRun": true}}'
       what a rotation would do; without dryRun it does it, with "revoke": true the old password is refused at once
 

@@ -228,7 +228,11 @@ def test_wrong_settings_are_all_named_by_health_and_every_route(here: World) -> 
             ("GET", "/api/health"),
             ("GET", "/api/secrets"),
             ("GET", "/api/secrets/x"),
+            ("PATCH", "/api/secrets/x"),
+            ("GET", "/api/secrets/x/history"),
             ("POST", "/api/secrets/x/rotate"),
+            ("POST", "/api/secrets/x/rollback"),
+            ("POST", "/api/rotations"),
         ):
             status, _, body = host.http(method, path)
             assert status == 503

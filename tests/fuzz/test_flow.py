@@ -137,7 +137,7 @@ def try_all(bench: Bench, way: str) -> None:
         case "sweep":
             told.append(sweep(systems))
     told.append(show(systems, bench.name).text)
-    told.append(list_secrets(systems).text)
+    told.append(list_secrets(systems, "", {}).text)
     assert all(isinstance(error, PermanentError | TransientError) for error in told if isinstance(error, RotationError))
     assert "rotation fault" not in bench.log.text
     bench.assert_nothing_told(*told)

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rotators import api
-from rotators.decision import Trigger
+from rotators.decision import LONGEST_REASON, Trigger
 from rotators.errors import BadRequestError
 from rotators.policy import RotationState, is_secret_name, read_state
 from tests.fuzz.inputs import (
@@ -111,7 +111,7 @@ def test_any_request_is_a_trigger_or_a_400(name: str, body: bytes, headers: Mapp
         given.get("revoke", False),
     )
     assert trigger.reason == given.get("reason", "")
-    assert len(trigger.reason) <= api.LONGEST_REASON
+    assert len(trigger.reason) <= LONGEST_REASON
     assert trust or trigger.by == "key"
     assert_fits_into_the_state(trigger)
 

@@ -194,7 +194,7 @@ def test_the_sweep_measures_states_from_its_list(here: World, telemetry: Telemet
         here.alternating()
     sweep(here.systems)
     assert [request.path for request in here.vault.requests if request.status == 200] == ["/secrets"]
-    shown: list[Any] = list_secrets(here.systems).body["value"]  # type: ignore[assignment]
+    shown: list[Any] = list_secrets(here.systems, "", {}).body["value"]  # type: ignore[assignment]
     states = [secret["status"] for secret in shown]
     measured = telemetry.metrics()
     by_state = {labels["state"]: number for labels, number in measured["secrets.by_state"]}

@@ -11,7 +11,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from rotators.api import caller, describe, error_answer, outcome_answer, read_rotate_request
+from rotators.api import (
+    caller,
+    describe,
+    error_answer,
+    outcome_answer,
+    read_rollback_request,
+    read_rotate_request,
+    read_rotations_request,
+    read_update_request,
+    rotations_answer,
+)
+from rotators.batch import Answered, BatchRequest
 from rotators.credential import Password
 from rotators.decision import Trigger
 from rotators.errors import (
@@ -162,6 +173,77 @@ def test_any_body_is_read_or_refused(body: bytes) -> None:
         assert error_answer(error).text.isascii()  # noqa: PT017 (most bodies are refused, and some are not)
 
 
+def rotations(body: object, **headers: str) -> BatchRequest:
+    sent = body if isinstance(body, bytes) else json.dumps(body).encode()
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return read_rotations_request(sent, named, trust_principal=True)
+
+
+def test_many_secrets_are_named_or_described() -> None:
+    """The contract of `POST rotations`: names, each once, or what has to be met."""
+    assert rotations({"secrets": ["b", "a", "B"]}).secrets == ("b", "a")
+    options = {"force": True, "revoke": True, "dryRun": True, "reason": "leaked"}
+    matching = {"strategy": "single-user", "olderThan": "30d", "host": "DB.example:5432"}
+    assert rotations({**matching, **options}, idempotency_key="k", x_ms_client_principal_name="ann") == BatchRequest(
+        by="ann",
+        strategy="single-user",
+        older_than=timedelta(days=30),
+        host="db.example:5432",
+        key="k",
+        force=True,
+        revoke=True,
+        reason="leaked",
+        dry_run=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"", "must say which secrets"),
+        ({}, "must say which secrets"),
+        ({"force": True}, "must say which secrets"),
+        ({"secrets": ["a"], "host": "h"}, "must say which secrets"),
+        ({"secrets": "a"}, "'secrets' is not a list of names"),
+        ({"secrets": [1]}, "'secrets' is not a list of names"),
+        ({"secrets": []}, "'secrets' is empty"),
+        ({"secrets": ["a/b"]}, "a secret's name has"),
+        ({"strategy": "both"}, "'strategy' is not one of alternating-users, single-user"),
+        ({"olderThan": "old"}, "'olderThan' is not a duration"),
+        ({"host": ""}, "'host' is none of name"),
+        ({"host": "h/x"}, "'host' is none of name"),
+        ({"host": "h", "reason": "x" * 201}, "'reason' has more than 200 characters"),
+        ({"hosts": "h"}, "unknown fields 'hosts'"),
+        ({"secrets": ["a"], "force": "yes"}, "'force' is not true or false"),
+    ],
+)
+def test_a_request_for_many_that_is_not_clear_is_refused(body: object, said: str) -> None:
+    """P7: a mistyped one must not rotate everything."""
+    with pytest.raises(BadRequestError) as caught:
+        rotations(body)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_secret_is_paused_and_resumed_by_one_field(*, enabled: bool) -> None:
+    assert read_update_request(json.dumps({"enabled": enabled}).encode()) is enabled
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b'{"enabled": "false"}', b'{"enabled": null}', b'{"enabld": true}'])
+def test_an_update_that_does_not_say_which_is_refused(body: bytes) -> None:
+    """P7: nothing is guessed."""
+    with pytest.raises(BadRequestError, match="enabled"):
+        read_update_request(body)
+
+
+def test_a_rollback_has_no_force() -> None:
+    """There is nothing to force: what is gone does not come back."""
+    trigger = read_rollback_request("warehouse", b'{"reason": "x", "dryRun": true}', {}, trust_principal=False)
+    assert (trigger.kind, trigger.reason, trigger.dry_run) == ("rollback", "x", True)
+    with pytest.raises(BadRequestError, match="unknown fields 'force'"):
+        read_rollback_request("warehouse", b'{"force": true}', {}, trust_principal=False)
+
+
 # -- Who called --------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +315,7 @@ def test_what_was_done_is_answered_with_the_outcome(outcome: Outcome, status: in
         ("paused", 409, "set rotation-enabled to true, or rotate with force"),
         ("in grace", 409, "wait until then, or rotate with force"),
         ("in use", 409, "try again later"),
+        ("no way back", 409, "nothing was changed"),
     ],
 )
 def test_what_was_skipped_is_a_problem_that_says_how_to_go_on(obstacle: str, status: int, how: str) -> None:
@@ -246,6 +329,30 @@ def test_what_was_skipped_is_a_problem_that_says_how_to_go_on(obstacle: str, sta
     assert answer.body["outcome"] == outcome.as_json()
     for said in ("'warehouse'", "because", how):
         assert said in str(answer.body["detail"])
+
+
+REQUESTED = Answered("a", "id-1", "requested", "asked for")
+REFUSED = Answered("b", None, "refused", "paused")
+
+
+@pytest.mark.parametrize(
+    ("answered", "dry_run", "status"),
+    [
+        ([REQUESTED, REFUSED], False, 202),
+        ([replace(REQUESTED, status="not begun")], False, 202),
+        ([replace(REQUESTED, id=None, status="planned"), REFUSED], True, 200),
+        ([REFUSED], False, 409),
+        ([REFUSED], True, 409),
+        ([], False, 404),
+        ([], True, 404),
+    ],
+)
+def test_many_are_answered_one_by_one(answered: list[Answered], status: int, *, dry_run: bool) -> None:
+    """Nothing is dropped in silence, and a request that rotates nothing is no success."""
+    answer = rotations_answer(answered, dry_run=dry_run)
+    assert answer.status == status
+    assert answer.body.get("value", []) == [it.as_json() for it in answered]
+    assert ("detail" in answer.body) is (status >= 400)
 
 
 @pytest.mark.parametrize(
@@ -367,6 +474,7 @@ def test_a_description_has_policy_state_and_dates() -> None:
         "pending": [],
         "retireAt": "2026-11-25T12:00:00Z",
         "retired": None,
+        "reason": None,
     }
 
 

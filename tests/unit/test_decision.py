@@ -5,15 +5,28 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rotators.decision import Current, Decision, Resume, Rotate, Skip, Trigger, TriggerKind, decide, due_at
-from rotators.policy import PendingStep, RotationPolicy, RotationState, read_policy
+from rotators.decision import (
+    Current,
+    Decision,
+    Resume,
+    RollBack,
+    Rotate,
+    Skip,
+    Trigger,
+    TriggerKind,
+    decide,
+    due_at,
+    missed_windows,
+)
+from rotators.policy import Cause, PendingStep, RotationPolicy, RotationState, read_policy
+from rotators.settings import read_settings
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)
 TAGS = {"rotation-strategy": "alternating-users", "rotation-admin": "postgres-admin", "rotation-every": "60d"}
 
 EVENTS: tuple[TriggerKind, ...] = ("near-expiry", "expired", "new-version", "requested")
 DUE_DECIDED: tuple[TriggerKind, ...] = ("near-expiry", "expired", "sweep")
-ALL: tuple[TriggerKind, ...] = (*EVENTS, "sweep", "http")
+ALL: tuple[TriggerKind, ...] = (*EVENTS, "sweep", "http", "rollback")
 
 
 def policy(**tags: str) -> RotationPolicy:
@@ -310,3 +323,115 @@ def test_a_version_that_lives_shortly_is_due_after_two_thirds_of_its_life() -> N
 
 def test_a_version_without_expiry_is_due_by_its_age() -> None:
     assert due_at(replace(version(), expires=None), policy()) == version().created + timedelta(days=60, hours=-1)
+
+
+# -- the way back ------------------------------------------------------------------------------------------------
+
+IN_GRACE = NOW + timedelta(hours=1)
+
+
+def test_within_the_grace_a_rollback_goes_to_the_version_before() -> None:
+    current = version(state=state(retire_at=IN_GRACE))
+    assert decide(trigger("rollback"), current, policy(), NOW) == RollBack("v0", "asked for")
+    assert decide(trigger("rollback", reason="fails"), current, policy(), NOW) == RollBack("v0", "fails")
+
+
+def test_a_refresh_that_is_pending_does_not_hold_a_rollback_up() -> None:
+    """The version that it makes has one of its own."""
+    current = version(state=state(retire_at=IN_GRACE, pending=PENDING))
+    assert isinstance(decide(trigger("rollback"), current, policy(), NOW), RollBack)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        None,
+        state(),
+        state(from_version=None, retire_at=IN_GRACE),
+        state(retire_at=NOW - timedelta(seconds=15)),
+        state(retire_at=IN_GRACE, retired=NOW),
+        state(retire_at=NOW - timedelta(days=1)),
+        state(at=NOW, retire_at=NOW),
+        state(cause="rollback", retire_at=IN_GRACE),
+    ],
+    ids=["by hand", "no grace", "no version before", "grace over", "retired", "revoking", "revoked now", "rollback"],
+)
+def test_without_a_credential_that_is_kept_there_is_no_way_back(made: RotationState | None) -> None:
+    """P1: only what is kept usable until then can come back."""
+    assert obstacle(decide(trigger("rollback"), version(state=made), policy(), NOW)) == "no way back"
+
+
+def test_with_one_user_there_is_no_way_back() -> None:
+    single = policy(**{"rotation-strategy": "single-user", "rotation-admin": "self"})
+    assert obstacle(decide(trigger("rollback"), version(state=state(retire_at=IN_GRACE)), single, NOW)) == "no way back"
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause", "is_same"),
+    [
+        ("rollback", "rollback", True),
+        ("http", "http", True),
+        ("rollback", "http", False),
+        ("http", "rollback", False),
+        ("rollback", "near-expiry", False),
+        ("near-expiry", "rollback", False),
+        ("requested", "requested", True),
+        ("sweep", "near-expiry", True),
+    ],
+)
+def test_an_idempotency_key_counts_for_one_route(kind: TriggerKind, cause: Cause, *, is_same: bool) -> None:
+    """P4: the same key sent to rotate and to rollback is two causes."""
+    current = version(state=state(id="cause-1", cause=cause, retire_at=IN_GRACE))
+    decision = decide(trigger(kind), current, policy(), NOW)
+    assert (isinstance(decision, Skip) and decision.obstacle == "done") is is_same
+
+
+def test_what_a_rollback_left_pending_is_resumed_by_the_same_request() -> None:
+    """P2."""
+    current = version(state=state(id="cause-1", cause="rollback", retire_at=IN_GRACE, pending=PENDING))
+    assert isinstance(decide(trigger("rollback"), current, policy(), NOW), Resume)
+
+
+# -- maintenance windows -----------------------------------------------------------------------------------------
+
+
+def window_warnings(window: str, *, now: datetime = NOW, sweeps: str = "0 */15 * * * *", **tags: str) -> str:
+    wanted = policy(**{"rotation-window": window, **tags})
+    schedule = read_settings({"KEY_VAULT_URL": "https://v", "ROTATION_SWEEP_SCHEDULE": sweeps}).sweeps
+    return "; ".join(missed_windows(version(), wanted, now, schedule))
+
+
+def test_a_window_that_opens_in_time_and_long_enough_is_no_matter() -> None:
+    assert window_warnings("0 2 * * 6 for 3h") == ""
+    assert missed_windows(version(), policy(), NOW, lambda _: iter(())) == ()
+
+
+def test_a_window_that_never_opens_before_the_expiry_is_told() -> None:
+    """Due on 22 January, expired on 21 February: then it is rotated outside the window, and people should know."""
+    assert "does not open between" in window_warnings("0 2 1 6 * for 3h")
+    assert "2027-02-21T12:00:00Z" in window_warnings("0 2 1 6 * for 3h")
+    assert window_warnings("0 2 1 2 * for 3h") == ""
+    assert window_warnings("0 0 22 1 * for 24h") == ""  # open when it is due, though it opened before
+
+
+def test_a_window_that_was_missed_is_told_once_it_is_late() -> None:
+    """What counts is the time that is left."""
+    assert window_warnings("0 2 1 2 * for 3h", now=NOW + timedelta(days=80)) != ""
+    assert window_warnings("0 2 1 2 * for 3h", now=NOW + timedelta(days=400)) == ""  # expired: it waits for nothing
+
+
+@pytest.mark.parametrize(
+    ("window", "sweeps", "is_missed"),
+    [
+        ("5 2 * * * for 5m", "0 */15 * * * *", True),
+        ("5 2 * * * for 10m", "0 */15 * * * *", True),  # 02:15 is its end
+        ("5 2 * * * for 11m", "0 */15 * * * *", False),
+        ("0 2 * * * for 1m", "0 */15 * * * *", False),  # 02:00 is its beginning
+        ("30 2 * * * for 3h", "0 0 6 * * *", True),
+        ("30 2 * * * for 4h", "0 0 6 * * *", False),
+        ("0 2 * * * for 3h", "0 0 3 * * 1", True),  # the sweep runs on Mondays only
+    ],
+)
+def test_a_window_in_which_the_sweep_does_not_run_is_told(window: str, sweeps: str, *, is_missed: bool) -> None:
+    """What is due when no event comes, the sweep has to take while the window is open."""
+    assert ("too short for the sweep" in window_warnings(window, sweeps=sweeps)) is is_missed

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from rotators.decision import Trigger, TriggerKind
 from rotators.errors import BadRequestError
-from rotators.events import EventIn, read_event
+from rotators.events import EventIn, read_event, requested
 from rotators.policy import is_secret_name
 
 NEAR_EXPIRY = "Microsoft.KeyVault.SecretNearExpiry"
@@ -40,7 +40,14 @@ def test_each_type_of_the_contract_is_understood(kind: str, expected: TriggerKin
     """The four types, whatever their letters' case."""
     assert read_event(event({"Id": ID}, kind)) == (
         ID,
-        Trigger(kind=expected, secret="warehouse", id="event-1", by="event-grid", version=VERSION),
+        Trigger(
+            kind=expected,
+            secret="warehouse",
+            id="event-1",
+            by="event-grid",
+            version=VERSION,
+            is_repeatable=expected == "requested",
+        ),
     )
 
 
@@ -76,6 +83,40 @@ def test_a_request_of_ours_says_why_and_by_whom() -> None:
     trigger = read(data, "SecretRotation.Requested")
     assert (trigger.kind, trigger.by, trigger.force) == ("requested", "security", True)
     assert trigger.reason == "a server was broken into"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        Trigger(kind="requested", secret="warehouse", id="id-1", by="ann", version=VERSION, is_repeatable=True),
+        Trigger(
+            kind="requested",
+            secret="warehouse",
+            id="id-1",
+            by="ann",
+            version=VERSION,
+            force=True,
+            revoke=True,
+            reason="a server was broken into",
+            is_repeatable=True,
+        ),
+        Trigger(kind="sweep", secret="warehouse", id="id-1", by="timer", version=VERSION),
+    ],
+)
+def test_what_is_handed_out_is_read_as_it_was_asked(asked: Trigger) -> None:
+    """By whom, why, with force and revoke: nothing is lost on its way over the topic."""
+    sent = requested(asked, ID)
+    assert sent.type == "Requested"
+    event = EventIn(id=sent.id, type=f"SecretRotation.{sent.type}", data=sent.data)
+    assert read_event(event) == (ID, asked)
+
+
+@pytest.mark.parametrize("kind", [NEAR_EXPIRY, "Microsoft.KeyVault.SecretNewVersionCreated"])
+def test_only_a_request_of_ours_may_revoke(kind: str) -> None:
+    """P6: who can make Key Vault's events locks nobody out."""
+    assert not read({"Id": ID, "Revoke": True}, kind).revoke
+    assert not read({"Id": ID, "Revoke": True, "Cause": "sweep"}, "SecretRotation.Requested").revoke
+    assert read({"Id": ID, "Revoke": True}, "SecretRotation.Requested").revoke
 
 
 def test_a_request_of_the_sweep_is_the_sweep() -> None:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -318,6 +319,31 @@ def test_who_asked_is_recognised_although_cut_short(by: str, written: str) -> No
     assert read.by == written
 
 
+@given(reason=st.text(st.characters()), by=st.text(max_size=200))
+@example(reason="\U0001f600" * 200, by="x" * 200)
+@example(reason='"' * 200, by="")
+@EXAMPLES
+def test_a_reason_is_cut_to_what_fits_and_stays_the_same(reason: str, by: str) -> None:
+    """An auditor finds a person's words with the version, also after more was noted in its state."""
+    begun = RotationState("0" * 64, "near-expiry", by, "0" * 32, NOW, ("refresh",), reason=reason)
+    done = replace(begun, pending=(), retire_at=NOW, retired=NOW)
+    tags = [state.as_tag() for state in (begun, done, replace(begun, pending=("verify", "refresh"), retire_at=NOW))]
+    assert all(len(tag) <= MAXIMUM_TAG_LENGTH and tag.isascii() and tag.isprintable() for tag in tags)
+    read = [read_state({STATE_TAG: tag}) for tag in tags]
+    kept = {state.reason if state else None for state in read}
+    assert len(kept) == 1
+    assert reason.startswith(str(*kept))
+
+
+def test_a_reason_of_200_characters_is_kept_where_the_caller_is_a_key() -> None:
+    state = RotationState("0" * 36, "http", "key", "0" * 32, NOW, reason="x" * 200)
+    assert read_state({STATE_TAG: state.as_tag()}) == state
+
+
+def test_a_state_without_a_reason_has_no_word_of_it() -> None:
+    assert "reason" not in RotationState("1", "http", "key", None, NOW).as_tag()
+
+
 GOOD_STATE = {"id": "1", "cause": "http", "by": "key", "from": "v0", "at": "2026-11-24T12:00:00Z", "pending": []}
 
 
@@ -520,3 +546,8 @@ def test_a_secrets_name_has_up_to_127_letters_digits_and_dashes(name: str, is_on
 def test_what_key_vault_would_not_take_is_no_name(name: str) -> None:
     """P6: no name can lead to another path of the vault's API."""
     assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize("window", ["0 2 * * 6 for 3h", "*/5 * * * * for 90m", "0 0 1 * * for 2d"])
+def test_a_window_is_shown_as_its_tag_writes_it(window: str) -> None:
+    assert str(policy({**ALTERNATING, "rotation-window": window}).window) == window
