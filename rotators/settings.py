@@ -40,6 +40,7 @@ class Settings:
     allowed_hosts: tuple[str, ...]
     min_sslmode: str
     trust_principal: bool
+    sweep_schedule: str = DEFAULT_SWEEP_SCHEDULE
 
 
 def sweep_schedule(environ: Mapping[str, str]) -> str:
@@ -106,6 +107,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
         allowed_hosts=read.hosts("ROTATION_ALLOWED_HOSTS"),
         min_sslmode=read.choice("ROTATION_MIN_SSLMODE", SSLMODES, "require"),
         trust_principal=read.choice("ROTATION_TRUST_PRINCIPAL", ("true", "false"), "false") == "true",
+        sweep_schedule=sweep_schedule(environ),
     )
     if read.complaints:
         raise SettingsError(tuple(read.complaints))
