@@ -10,12 +10,12 @@ from http import HTTPStatus
 
 from rotators.airflow_api import CHANGE_CONNECTIONS, AirflowAccess, AirflowApi, Session, path_of, understood
 from rotators.airflow_logs import RotatedConnection, folded
-from rotators.airflow_tasks import Row, check_readable, combined, retry_failed
+from rotators.airflow_tasks import AirflowLook, Row, check_readable, combined, look, retry_failed
 from rotators.credential import Password
 from rotators.errors import AirflowRefusedError, RotationError
 from rotators.outcome import AirflowReport, ConnectionCopy
 
-__all__ = ["Airflow", "AirflowAccess", "RotatedConnection"]
+__all__ = ["Airflow", "AirflowAccess", "AirflowLook", "RotatedConnection"]
 
 GONE = (HTTPStatus.NOT_FOUND,)
 CONNECTION_TYPES = {"postgres": "postgresql", "postgresql": "postgresql"}
@@ -65,6 +65,13 @@ class Airflow:
         Raise TransientError or AirflowRefusedError if the failed tasks cannot be looked at.
         """
         return retry_failed(self._api.open(), rotated) if rotated else {}
+
+    def look(self, rotated: RotatedConnection) -> AirflowLook:
+        """Return which tasks were retried for this rotation, and which failed on the old credential; change nothing.
+
+        Raise TransientError or AirflowRefusedError if the tasks cannot be seen.
+        """
+        return look(self._api.open(), rotated)
 
 
 # -- copies in the metastore ----------------------------------------------------------------------------------
