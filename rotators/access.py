@@ -145,6 +145,14 @@ def locked(systems: Systems, managed: Managed) -> Iterator[tuple[AdminSession, C
         yield admin, connection
 
 
+@contextmanager
+def logged_in(systems: Systems, managed: Managed) -> Iterator[AdminSession]:
+    """Log in as the admin to look, not to change: without the lock, so that no rotation has to wait for it."""
+    session, _ = _log_in(systems, managed)
+    with session as admin:
+        yield admin
+
+
 def _log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, ConnectionSecret]:
     name = managed.secret.name
     try:
