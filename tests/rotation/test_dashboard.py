@@ -11,7 +11,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 import psycopg
 import pytest
 
+from rotators.airflow import AirflowLook, RotatedConnection
 from rotators.dashboard_requests import BrowserRequest, Page, answer
+from rotators.errors import RotationError, TransientError
+from rotators.outcome import TaskRef
 from rotators.policy import read_state
 from rotators.rotation import rotate
 from tests.world import ADMIN_SECRET, World
@@ -244,6 +247,49 @@ def test_check_knows_sessions_of_a_single_user_by_their_age(here: World, browser
             browser.press("Check")
     assert "before" in browser.text
     assert "after" not in browser.text.partition("open sessions")[2].partition("Versions")[0]
+
+
+class Airflow:
+    """Says of every rotation what it was given to say; what a real one says is tested in tests/integration."""
+
+    def __init__(self, says: AirflowLook | RotationError) -> None:
+        self._says = says
+        self.asked: list[str] = []
+
+    def look(self, rotated: RotatedConnection) -> AirflowLook:
+        self.asked.append(rotated.rotation_id)
+        if isinstance(self._says, RotationError):
+            raise self._says
+        return self._says
+
+
+def test_check_says_what_became_of_airflows_tasks(here: World) -> None:
+    """Retried, suspected, unknown, and what is still to be retried, for the rotation that made this version."""
+    name = here.alternating()
+    rotation = rotate(here.systems, here.trigger(name)).rotation_id
+    one, two = TaskRef("daily_report", "run-1", "load", -1, "success"), TaskRef("other", "run-2", "sh", 3, "a shell")
+    airflow = Airflow(AirflowLook(here.clock.now(), (one,), (), (two,), (), ("only a part",)))
+    browser = Browser(here.app(airflow=airflow))
+    browser.get(secret=name)
+    browser.press("Check")
+    assert airflow.asked == [rotation]
+    for said in (
+        "1 retried, 1 suspected, 0 unknown, 0 failed on the old credential",
+        "daily_report / run-1 / load: success",
+        "other / run-2 / sh [3]: a shell",
+        "only a part",
+    ):
+        assert said in browser.text
+
+
+def test_an_airflow_that_is_down_does_not_hide_the_rest_of_the_check(here: World) -> None:
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    browser = Browser(here.app(airflow=Airflow(TransientError("Airflow does not answer"))))
+    browser.get(secret=name)
+    browser.press("Check")
+    assert "not tried airflow tasks Airflow does not answer" in browser.text
+    assert "no open session uses the old credential" in browser.text
 
 
 def test_check_says_what_to_mend_and_sends_no_alarm(here: World, browser: Browser) -> None:
