@@ -51,15 +51,10 @@ class RotatedConnection:
     dags: tuple[str, ...]
 
     @property
-    def note_start(self) -> str:
-        """What the notes of this rotation begin with, and no other's."""
-        return f"{NOTE_PREFIX}{self.rotation_id}:"
-
-    @property
     def note(self) -> str:
         """What is written on a task instance that is retried; who finds it need not ask who did that."""
         return (
-            f"{self.note_start} failed on the old credential of connection "
+            f"{NOTE_PREFIX}{self.rotation_id}: failed on the old credential of connection "
             f"{self.connection_id!r}, so it was cleared to run again."
         )
 

@@ -88,7 +88,8 @@ def look(session: Session, rotated: RotatedConnection) -> AirflowLook:
             warnings.append(f"of the tasks that ran meanwhile, {number} were looked at: AIRFLOW_MAX_EXAMINED")
             break
         with understood():
-            if (row.get("note") or "").startswith(rotated.note_start):
+            # The whole of it: one idempotency key may have rotated several secrets, whose notes begin alike.
+            if row.get("note") == rotated.note:
                 state = row["state"] or "waiting"
                 retried.append(TaskRef(row["dag_id"], row["dag_run_id"], row["task_id"], row["map_index"], state))
     return AirflowLook(

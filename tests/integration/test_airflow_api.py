@@ -153,8 +153,9 @@ def test_a_look_changes_nothing(fake: FakeAirflow) -> None:
 
 
 def test_a_look_knows_its_own_rotations_tasks_by_their_note(fake: FakeAirflow) -> None:
-    """Not those of another rotation whose id begins alike, nor a person's; and it says when it saw a part only."""
-    notes = ["Credential rotation id-1: x", "Credential rotation id-12: x", "Ask Ada", None]
+    """Not those of another secret with the same idempotency key, nor a person's; a part only is told as such."""
+    others = [dataclasses.replace(ROTATED, connection_id="lake"), dataclasses.replace(ROTATED, rotation_id="id-12")]
+    notes = [ROTATED.note, *(other.note for other in others), "Ask Ada", None]
     rows = [{**fake.row(f"dag-{n}"), "state": "success", "note": note} for n, note in enumerate(notes)]
 
     def noted(request: Request) -> Response | None:
