@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak thorough check mutants readers sandbox start lock requirements clean
+.PHONY: help demo test soak thorough check mutants readers browser sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
@@ -21,7 +21,7 @@ start: .venv/.ready ## run the app on the sandbox (with func, if it is installed
 	@unset REQUESTS_CA_BUNDLE; if command -v func >/dev/null 2>&1; then . .venv/bin/activate && func start; \
 	else $(PYTHON) -m sandbox.functions_host; fi
 
-test: .venv/.ready ## every test, on real PostgreSQL and real Airflow
+test: .venv/.ready browser ## every test, on real PostgreSQL and real Airflow
 	@$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 soak: .venv/.ready ## play the model of what may happen, with fresh seeds, for SOAK_MINUTES (30)
@@ -42,6 +42,12 @@ readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS
 # Each hash the same in every run, so that each run ends the same.
 mutants: .venv/.ready ## how strong the tests of the pure modules are: mutation testing, 5 minutes or more
 	@PYTHONHASHSEED=0 $(PYTHON) -m tests.mutants
+
+# The tests of the dashboard click through it in a real browser. Who is not root is told by the tests what is missing.
+browser: .venv/.ready ## install Debian's Chromium, if there is no browser yet and we are root
+	@if ! $(PYTHON) -m tests.browser.chromium && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium \
+	>/dev/null; fi || echo 'Chromium could not be installed: the tests of the dashboard will say so' >&2
 
 lock: $(UV) ## take newer versions of what we depend on
 	$(UV) lock --upgrade

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import azure.functions as func
 
-from rotators import api
+from rotators import api, dashboard_requests
 from rotators.batch import request_rotations
 from rotators.decision import Trigger
 from rotators.dispatch import deliver, sweep
@@ -51,8 +51,9 @@ def systems() -> Systems:
     return _systems
 
 
-def answering(request: Callable[[], api.Answer]) -> func.HttpResponse:
+def answering(request: Callable[[], api.Answer | dashboard_requests.Page]) -> func.HttpResponse:
     """Return what `request` answers, or the problem that it raises."""
+    answer: api.Answer | dashboard_requests.Page
     try:
         answer = guarded("the request", request)
     except RotationError as error:
@@ -137,6 +138,12 @@ def list_secrets(req: func.HttpRequest) -> func.HttpResponse:
 @app.route(route="health", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)
 def health(req: func.HttpRequest) -> func.HttpResponse:  # noqa: ARG001 (the host passes it)
     return answering(lambda: api.health(systems()))
+
+
+@app.route(route="dashboard", methods=["GET", "POST"])
+def dashboard(req: func.HttpRequest) -> func.HttpResponse:
+    asked = dashboard_requests.BrowserRequest(req.method, req.url, req.params, req.headers, req.get_body())
+    return answering(lambda: dashboard_requests.answer(systems, asked))
 
 
 @app.route(route="openapi.json", methods=["GET"], auth_level=func.AuthLevel.ANONYMOUS)

@@ -167,6 +167,14 @@ def locked(systems: Systems, managed: Managed) -> Iterator[tuple[AdminSession, C
         yield admin, connection
 
 
+@contextmanager
+def logged_in(systems: Systems, managed: Managed) -> Iterator[AdminSession]:
+    """Log in as the admin to look, not to change: without the lock, so that no rotation has to wait for it."""
+    session, _ = log_in(systems, managed)
+    with session as admin:
+        yield admin
+
+
 def log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, ConnectionSecret]:
     """Return the admin's session, and the connection that opened it; the caller closes it."""
     name = managed.secret.name

@@ -13,11 +13,13 @@ from typing import Literal
 from rotators.airflow_api import CHANGE_CONNECTIONS, AirflowAccess, AirflowApi, Session, path_of, understood
 from rotators.airflow_logs import RotatedConnection, folded
 from rotators.airflow_tasks import (
+    AirflowLook,
     Row,
     check_clearable,
     check_log_readable,
     check_readable,
     combined,
+    look,
     missing_dags,
     newest_task,
     retry_failed,
@@ -26,7 +28,7 @@ from rotators.credential import Password
 from rotators.errors import AirflowRefusedError, RotationError
 from rotators.outcome import AirflowReport, ConnectionCopy
 
-__all__ = ["Airflow", "AirflowAccess", "Copy", "RotatedConnection", "not_a_copy"]
+__all__ = ["Airflow", "AirflowAccess", "AirflowLook", "Copy", "RotatedConnection", "not_a_copy"]
 
 GONE = (HTTPStatus.NOT_FOUND,)
 CONNECTION_TYPES = {"postgres": "postgresql", "postgresql": "postgresql"}
@@ -118,6 +120,13 @@ class Airflow:
         Raise TransientError or AirflowRefusedError if the failed tasks cannot be looked at.
         """
         return retry_failed(self._api.open(), rotated) if rotated else {}
+
+    def look(self, rotated: RotatedConnection) -> AirflowLook:
+        """Return which tasks were retried for this rotation, and which failed on the old credential; change nothing.
+
+        Raise TransientError or AirflowRefusedError if the tasks cannot be seen.
+        """
+        return look(self._api.open(), rotated)
 
 
 # -- copies in the metastore ----------------------------------------------------------------------------------

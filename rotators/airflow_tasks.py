@@ -35,6 +35,26 @@ Task = tuple[str, int]
 Row = Mapping[str, Any]  # Any: JSON
 
 
+@dataclass(frozen=True, slots=True)
+class AirflowLook:
+    """What Airflow can tell of a rotation; each list has at most `MOST_LISTED` tasks.
+
+    Attributes:
+        since: what ended or was changed before was not looked at.
+        retried: what carries this rotation's note: it was cleared, and has run again or will.
+        failed: what failed on the old credential and was not cleared yet.
+        suspected, unknown: where that is not certain.
+        warnings: what could not be looked at.
+    """
+
+    since: datetime
+    retried: tuple[TaskRef, ...]
+    failed: tuple[TaskRef, ...]
+    suspected: tuple[TaskRef, ...]
+    unknown: tuple[TaskRef, ...]
+    warnings: tuple[str, ...]
+
+
 def check_readable(session: Session) -> None:
     """Raise AirflowRefusedError if we may not look at tasks."""
     session.call("GET", ALL_TASKS, rights=READ_TASKS, query={"limit": 1})
@@ -85,6 +105,40 @@ def retry_failed(session: Session, rotated: Sequence[RotatedConnection]) -> dict
     search = _Search(session, rotated)
     search.look()
     return {one.secret: _retry(session, one, search) for one in rotated}
+
+
+def look(session: Session, rotated: RotatedConnection) -> AirflowLook:
+    """Return what a retry would find, and what earlier ones did; nothing is cleared.
+
+    Raise TransientError or AirflowRefusedError if the tasks cannot be seen.
+    """
+    search = _Search(session, [rotated])
+    search.look()
+    since = max(rotated.published_at, datetime.now(UTC) - session.api.access.lookback)
+    warnings = search.warnings[rotated.secret]
+    retried: list[TaskRef] = []
+    # A note is all that is left of a retry: Airflow has no list of what was cleared, and by whom.
+    query = {"updated_at_gte": since.isoformat(), "order_by": "-start_date"}
+    changed = session.pages(ALL_TASKS, "task_instances", rights=READ_TASKS, query=query)
+    for number, row in enumerate(changed):
+        if number == session.api.access.max_examined:
+            warnings.append(f"of the tasks that ran meanwhile, {number} were looked at: AIRFLOW_MAX_EXAMINED")
+            break
+        with understood():
+            # The whole of it: one idempotency key may have rotated several secrets, whose notes begin alike.
+            if row.get("note") == rotated.note:
+                state = row["state"] or "waiting"
+                retried.append(TaskRef(row["dag_id"], row["dag_run_id"], row["task_id"], row["map_index"], state))
+    return AirflowLook(
+        since=since,
+        retried=tuple(retried[:MOST_LISTED]),
+        failed=tuple(
+            _reference(task, "the next sweep clears it") for task in search.ours[rotated.secret][:MOST_LISTED]
+        ),
+        suspected=tuple(search.suspected[rotated.secret][:MOST_LISTED]),
+        unknown=tuple(search.unknown[rotated.secret][:MOST_LISTED]),
+        warnings=tuple(warnings),
+    )
 
 
 def combined(report: AirflowReport, error: RotationError) -> AirflowReport:

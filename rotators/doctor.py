@@ -69,16 +69,9 @@ def examine(systems: Systems, secret: str) -> Diagnosis:
     UnexpectedError for a fault of this program.
     """
     run = Invocation(systems, Trigger(kind="http", secret=secret, id=str(uuid.uuid4()), by="doctor", dry_run=True))
-    try:
-        diagnosis = Diagnosis(secret, tuple(_examination(run)))
-    except RotationError:
-        raise
-    except Exception as error:  # noqa: BLE001 (its text and locals are not known to be free of secrets)
-        fault = run.fault(error)
-    else:
-        write_log(logging.INFO, "checked", secret=secret, ready=diagnosis.ready, mend=diagnosis.to_mend)
-        return diagnosis
-    raise fault
+    diagnosis = run.guarded(lambda: Diagnosis(secret, tuple(_examination(run))))
+    write_log(logging.INFO, "checked", secret=secret, ready=diagnosis.ready, mend=diagnosis.to_mend)
+    return diagnosis
 
 
 def _examination(run: Invocation) -> Iterator[Finding]:

@@ -57,6 +57,13 @@ class BadRequestError(PermanentError):
     title = "Bad request"
 
 
+class CrossSiteError(PermanentError):
+    """A form that this program's page did not make, or made too long ago."""
+
+    status = HTTPStatus.FORBIDDEN
+    title = "Not asked from this page"
+
+
 class SecretNotFoundError(PermanentError):
     """The vault has no such secret."""
 

@@ -88,8 +88,8 @@ def history(versions: Iterable[SecretVersion], current: str, user: str | None, *
     return entries
 
 
-def in_order(versions: Iterable[SecretVersion], current: str) -> list[SecretVersion]:
-    """Return the versions newest first.
+def in_order(versions: Iterable[SecretVersion], current: str = "") -> list[SecretVersion]:
+    """Return the versions newest first; `current` is the newest, where that is known.
 
     Key Vault lists them by their random ids, and `created` is cut to seconds: within one second the version that was
     made from another comes after it.

@@ -134,7 +134,7 @@ def _paths() -> Json:
             "post": _operation(
                 "check_secret",
                 "Try every condition of a rotation, and change nothing",
-                {200: _json("Checks"), **_problems(400, 404, 502)},
+                {200: _json("Checks"), **_problems(400, 404)},
             ),
         },
         "/rotations": {

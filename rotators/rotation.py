@@ -58,7 +58,8 @@ def rotate(systems: Systems, trigger: Trigger) -> Outcome:
     try:
         outcome = run.guarded(_rotate_and_finish, run)
     except PermanentError as error:
-        report(systems, run.failed(error))
+        if not trigger.dry_run:  # else nothing failed: it was asked what would happen, and that is the answer
+            report(systems, run.failed(error))
         raise
     except TransientError as error:
         run.delayed(error)

@@ -209,12 +209,27 @@ def test_health_is_for_everybody_and_names_nothing(here: World, host: FunctionsH
     assert b"127.0.0.1" not in body
 
 
+def test_the_dashboard_is_a_page_that_nobody_stores_or_frames(here: World, host: FunctionsHost) -> None:
+    """Through the host: its headers, and a form that no browser of ours sent."""
+    name = here.single(rotation_admin="self")
+    status, sent, body = host.http("GET", "/api/dashboard")
+    headers = {header.lower(): value for header, value in sent.items()}
+    assert (status, headers["content-type"], headers["cache-control"]) == (200, "text/html; charset=utf-8", "no-store")
+    assert "default-src 'none'" in headers["content-security-policy"]
+    assert name.encode() in body
+    status, _, body = host.http("POST", "/api/dashboard", body="token=x", headers={"Origin": "https://evil.example"})
+    assert (status, b"another site" in body) == (403, True)
+    assert host.http("GET", "/api/dashboard?secret=no-such-secret")[0] == 404
+
+
 def test_every_other_route_wants_a_key(here: World, host: FunctionsHost) -> None:
     name = here.single(rotation_admin="self")
     for method, path in (
         ("POST", f"/api/secrets/{name}/rotate"),
         ("GET", f"/api/secrets/{name}"),
         ("GET", "/api/secrets"),
+        ("GET", "/api/dashboard"),
+        ("POST", "/api/dashboard"),
     ):
         assert host.http(method, path, key=False)[0] == 401
     assert len(here.versions(name)) == 1
@@ -241,6 +256,8 @@ def test_wrong_settings_are_all_named_by_health_and_every_route(here: World) -> 
                 "AIRFLOW_AUTH is not one of password, token, entra",
                 "ROTATION_CONCURRENCY is not a whole number from 1 on",
             ]
+        status, _, page = host.http("GET", "/api/dashboard")
+        assert (status, b"AIRFLOW_AUTH is not one of password, token, entra" in page) == (503, True)
         named = key_vault_event(NEAR_EXPIRY, f"{here.vault.url}/secrets/x/0123", None)
         assert host.post_event(named)[0] == 500
         assert host.output().count("AIRFLOW_AUTH is not one of") >= 1

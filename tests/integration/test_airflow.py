@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from rotators.airflow import Airflow, AirflowAccess, RotatedConnection
+from rotators.airflow import Airflow, AirflowAccess, AirflowLook, RotatedConnection
 from rotators.credential import Credential, Password
 from rotators.doctor import examine
 from rotators.errors import AirflowRefusedError, TransientError
@@ -121,6 +121,7 @@ class Night:
     only_sql: AirflowReport = field(default_factory=lambda: AirflowReport("none"))
     limited: AirflowReport = field(default_factory=lambda: AirflowReport("none"))
     reports: dict[str, AirflowReport] = field(default_factory=dict)
+    looked: AirflowLook | None = None
 
     def states(self, dag: str) -> dict[Task, str | None]:
         return self.world.server.states(dag.partition("#")[0], self.runs[dag])
@@ -181,6 +182,7 @@ def night(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ni
     world.publish("lake", "lake")
     night = Night(world, runs, world.rotated("warehouse", "app_alt", "app"), world.rotated("lake", "lake"))
     night.before = {dag: night.states(dag) for dag in dags}
+    night.looked = world.airflow().look(night.warehouse)
     stranger = dataclasses.replace(night.warehouse, users=frozenset({"stranger"}))
     night.limited = world.airflow(max_examined=2).retry_failed([stranger])[stranger.secret]
     airflow = world.airflow()
@@ -204,6 +206,26 @@ def test_note_says_why_a_task_runs_again(night: Night) -> None:
     """Who looks at a retried task finds the rotation that did it."""
     assert night.note("warehouse_report", "extract") == night.warehouse.note
     assert "night" in night.warehouse.note
+
+
+def test_a_look_before_it_finds_what_will_be_retried_and_clears_nothing(night: Night) -> None:
+    """The dashboard looks with this: what it found, the refresh after it found as well (P5)."""
+    assert night.looked is not None
+    assert ("warehouse_report", "extract") in {(task.dag_id, task.task_id) for task in night.looked.failed}
+    assert night.retried("warehouse_report") == (("extract", -1), ("publish", -1))
+    assert "is_shell" in {task.dag_id for task in night.looked.suspected}
+    assert night.looked.retried == ()
+
+
+def test_a_look_after_it_finds_what_was_retried_by_its_note(night: Night) -> None:
+    """Airflow itself keeps what a rotation retried, also when the task has succeeded since."""
+    assert night.end("warehouse_report") == "success"
+    look = night.world.airflow().look(night.warehouse)
+    assert ("warehouse_report", "extract", "success") in {(t.dag_id, t.task_id, t.why) for t in look.retried}
+    # Of what failed for another reason nothing, and nothing of the lake, which was rotated under the same id.
+    assert {task.task_id for task in look.retried if task.dag_id in ("has_a_bug", "reads_lake")} == {"wrap"}
+    other = dataclasses.replace(night.warehouse, rotation_id="nigh")
+    assert night.world.airflow().look(other).retried == ()
 
 
 def test_note_of_a_person_is_kept(night: Night) -> None:

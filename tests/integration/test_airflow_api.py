@@ -146,6 +146,32 @@ def test_everything_is_well(fake: FakeAirflow) -> None:
     assert {r.headers["User-Agent"] for r in fake.requests} == {"airflow-credential-rotation"}
 
 
+def test_a_look_changes_nothing(fake: FakeAirflow) -> None:
+    """What a retry would clear is named, and nothing but reading is asked for (P5)."""
+    look = fake.airflow().look(ROTATED)
+    assert [(task.dag_id, task.task_id) for task in look.failed] == [("report", "load")]
+    assert (look.retried, look.suspected, look.unknown, look.warnings) == ((), (), (), ())
+    assert {r.method for r in fake.requests if not r.path.endswith("/auth/token")} == {"GET"}
+
+
+def test_a_look_knows_its_own_rotations_tasks_by_their_note(fake: FakeAirflow) -> None:
+    """Not those of another secret with the same idempotency key, nor a person's; a part only is told as such."""
+    others = [dataclasses.replace(ROTATED, connection_id="lake"), dataclasses.replace(ROTATED, rotation_id="id-12")]
+    notes = [ROTATED.note, *(other.note for other in others), "Ask Ada", None]
+    rows = [{**fake.row(f"dag-{n}"), "state": "success", "note": note} for n, note in enumerate(notes)]
+
+    def noted(request: Request) -> Response | None:
+        if "updated_at_gte" not in request.query:
+            return None
+        return Response.json(200, fake.page(request, rows))
+
+    fake.trouble = noted
+    look = fake.airflow().look(ROTATED)
+    assert [(task.dag_id, task.why) for task in look.retried] == [("dag-0", "success")]
+    (warning,) = fake.airflow(max_examined=3).look(ROTATED).warnings
+    assert "AIRFLOW_MAX_EXAMINED" in warning
+
+
 # -- busy, slow, broken ---------------------------------------------------------------------------------------
 
 
