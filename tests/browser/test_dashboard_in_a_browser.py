@@ -112,7 +112,7 @@ def test_pause_and_resume(visit: Visit, app: App) -> None:
 def test_check_asks_live_and_shows_the_findings(visit: Visit, app: App) -> None:
     visitor = visit(f"&secret={app.names['rotated']}")
     visitor.press("Check")
-    for said in ("lets us in", "no open session uses the old credential"):
+    for said in ("logs in", "no open session uses the old credential"):
         expect(visitor.page.get_by_role("region", name="Check")).to_contain_text(said)
     expect(visitor.page.get_by_role("region", name="Check")).to_contain_text("no open session uses the old credential")
 
