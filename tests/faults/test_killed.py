@@ -14,7 +14,7 @@ from sandbox.faults import Dropped
 from sandbox.http_service import Response
 from tests.faults.conftest import THOROUGH, Outside
 from tests.faults.instance import Instance
-from tests.faults.stories import STORIES, Case, Story, by_hand, revoked
+from tests.faults.stories import ASKED_FOR, STORIES, Case, Story, by_hand, rolled_back
 from tests.faults.wire import When
 
 pytestmark = pytest.mark.timeout(900)
@@ -32,8 +32,16 @@ LEAST_CALLS = 5
 EVERY = 1 if THOROUGH else 3
 
 
-@pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
-@pytest.mark.parametrize("kind", KINDS, ids=" by ".join)
+@pytest.mark.parametrize(
+    ("kind", "story"),
+    [
+        (kind, story)
+        for kind in KINDS
+        for story in STORIES
+        if story is not rolled_back or kind[0] == "alternating-users"
+    ],
+    ids=lambda part: " by ".join(part) if isinstance(part, tuple) else part.__name__,
+)
 def test_whoever_is_killed_leaves_nothing_undone(outside: Outside, kind: tuple[str, str], story: Story) -> None:
     """P1, P2, P4, P5: at any outside call, and whatever comes next."""
     kills = 0
@@ -51,7 +59,7 @@ def test_whoever_is_killed_leaves_nothing_undone(outside: Outside, kind: tuple[s
             assert result.was_killed, (where, result)
             case.check_in_between(where)
             swept = when == AFTER and not (story is by_hand and not case.is_managed)
-            is_forgotten = swept and story is revoked and not case.is_published
+            is_forgotten = swept and story in ASKED_FOR and not case.is_published
             assert outside.act(instance, None if swept else case.what).error is None, where
             if not is_forgotten:  # who asked by hand has to ask again, when nothing was published
                 case.check_in_the_end(where)
