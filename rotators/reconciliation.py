@@ -110,14 +110,8 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
     if state.from_version is None or not _came_late(state.from_version, others):
         return secret
     before = next(iter(others), None)
-    retire_at = state.retire_at
-    if retire_at is not None and not state.revokes:
-        # A grace counts from when the version was there, not from when it was made.
-        retire_at = max(retire_at, secret.created + (retire_at - state.at))
     steps = tuple(step for step in get_args(PendingStep) if step == "verify" or step in state.pending)
-    late = dataclasses.replace(
-        state, from_version=before.version if before else None, pending=steps, retire_at=retire_at
-    )
+    late = dataclasses.replace(state, from_version=before.version if before else None, pending=steps)
     return dataclasses.replace(secret, tags={**secret.tags, STATE_TAG: late.as_tag()})
 
 

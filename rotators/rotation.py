@@ -73,7 +73,8 @@ def _rotate_and_finish(run: Invocation) -> Outcome:
     except UnfinishedError as error:
         # The new version is published and something failed after it: what a redelivery would do, but now.
         run.warn(str(error))
-    run.trigger = dataclasses.replace(run.trigger, version=None)
+    # And should somebody have written a version since, this one's cause is not to make another.
+    run.trigger = dataclasses.replace(run.trigger, version=None, is_repeatable=True)
     outcome = _rotate(run)
     return dataclasses.replace(outcome, status="rotated", obstacle=None) if outcome.obstacle == "done" else outcome
 

@@ -252,7 +252,8 @@ def test_wrong_settings_are_all_named_by_health_and_every_route(here: World) -> 
             status, _, body = host.http(method, path)
             assert status == 503
             assert json_of(body)["complaints"] == [
-                "KEY_VAULT_URL is not a URL that starts with https://",
+                "KEY_VAULT_URL is not a URL that starts with https:// and has a host's name, with neither a user nor "
+                "a query",
                 "AIRFLOW_AUTH is not one of password, token, entra",
                 "ROTATION_CONCURRENCY is not a whole number from 1 on",
             ]

@@ -230,14 +230,15 @@ class _Cycle:
         self.figures.rotated[way] += 1
         self.crew.wait(whole=1)
         state = self._state()
-        if state.retire_at is None:
+        until = state.usable_until(after.created)
+        if until is None:
             raise RuntimeError(f"{way}: nothing is to be retired")
-        for moment in _moments(state.at, state.retire_at):
+        for moment in _moments(state.at, until):
             self._jump(moment)
-            if moment < state.retire_at or not is_overtaken:
+            if moment < until or not is_overtaken:
                 sweep(self.alone)
             # No attempt spans a jump: but for the retirement, the first that ends is one that began after it.
-            self.crew.wait(whole=1 if moment < state.retire_at else 2)
+            self.crew.wait(whole=1 if moment < until else 2)
         if not is_overtaken and self._state().retired is None:
             raise RuntimeError(f"{way}: the old credential was not retired: {here.topic.events[-1:]}")
         self.figures.retired += not is_overtaken

@@ -159,7 +159,7 @@ def assert_rotated_or_unchanged(bench: Bench, before: Everything) -> None:
     assert credential.user in ("app_fuzz", "app_fuzz_alt")
     assert logs_in(here.server.dsn(credential.user, credential.password.reveal(), "postgres"))
     # Who creates a user becomes a member of it.
-    then, now = ({row[1]: row for row in all_of.roles} for all_of in (before, Everything.of(here)))
+    then, now = ({row[0].split(",")[1]: row for row in all_of.roles} for all_of in (before, Everything.of(here)))
     assert {user for user in then | now if then.get(user) != now.get(user)} <= {
         "app_fuzz",
         "app_fuzz_alt",

@@ -68,7 +68,7 @@ class Bench:
         after = self.everything()
         for name in (*self.names, ADMIN_SECRET):
             assert name in (*self.rotatable, but_for) or after.vault[name] == before.vault[name]
-        then, now = ({row[1]: row for row in state.roles} for state in (before, after))
+        then, now = ({row[0].split(",")[1]: row for row in state.roles} for state in (before, after))
         assert {user for user in then | now if then.get(user) != now.get(user)} <= self.users
 
     def send(

@@ -662,6 +662,7 @@ def test_a_second_user_whose_things_are_its_own_is_told(here: World) -> None:
 
 def test_that_revoking_could_end_no_sessions_is_told(here: World) -> None:
     """`revoke` works without it, and says so: a remark."""
+    here.server.execute("REVOKE pg_signal_backend FROM rotator")
     name = here.alternating()
     assert 'run GRANT pg_signal_backend TO "rotator"' in remark(here, name, "revoke")
     here.server.execute("GRANT pg_signal_backend TO rotator")
