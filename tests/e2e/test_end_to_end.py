@@ -40,6 +40,9 @@ def host(here: World, topic: EventGrid) -> Iterator[FunctionsHost]:
 
 
 OLD = timedelta(days=61)
+VAULT_COMPLAINT = (
+    "KEY_VAULT_URL is not a URL that starts with https:// and has a host's name, with neither a user nor a query"
+)
 
 
 @pytest.fixture
@@ -252,8 +255,7 @@ def test_wrong_settings_are_all_named_by_health_and_every_route(here: World) -> 
             status, _, body = host.http(method, path)
             assert status == 503
             assert json_of(body)["complaints"] == [
-                "KEY_VAULT_URL is not a URL that starts with https:// and has a host's name, with neither a user nor "
-                "a query",
+                VAULT_COMPLAINT,
                 "AIRFLOW_AUTH is not one of password, token, entra",
                 "ROTATION_CONCURRENCY is not a whole number from 1 on",
             ]
