@@ -379,6 +379,8 @@ class Model(RuleBasedStateMachine):
         self._end_trouble()
         bench.airflow.failure = None
         self._land()
+        self._deliver_everything()
+        # Now, since a version may have inherited the pause.
         for watched in self.secrets:
             tags = bench.current(watched.name).tags
             if tags.get("rotation-enabled") == "false":
@@ -433,7 +435,8 @@ class Model(RuleBasedStateMachine):
             return
         assert not state.is_unfinished, f"P2: pending is {state.pending}"
         assert version.version in self.bench.airflow.refreshed, "P5: the refresh is never forgotten"
-        if state.retire_at is None or state.from_version is None or self.bench.clock.now() < state.retire_at:
+        until = state.usable_until(version.created)
+        if until is None or state.from_version is None or self.bench.clock.now() < until:
             return
         assert state.retired is not None, "P2: what is old is retired"
         before = {v.version: v for v in self.bench.versions(watched.name)}[state.from_version]
