@@ -282,3 +282,22 @@ def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(her
     sweep(here.app(topic=None).systems)
     assert here.logs_in(name)
     assert here.versions(name)[-1].enabled
+
+
+def test_a_request_that_was_crossed_and_cut_off_makes_one_version(here: World) -> None:
+    """P4: the repetition in the same call finds a person's version, not its own, and does not rotate once more."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=25))
+    sweep(here.app(topic=None).systems)
+    by_hand = here.value(name).replace(here.value(name).split(":")[2].split("@")[0], "by-hand-and-wrong")
+
+    def cross() -> None:
+        here.vault.put(name, by_hand, tags={k: v for k, v in here.tags(name).items() if k != "rotation-state"})
+        here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
+
+    here.vault.fail(method="PUT", path=f"/secrets/{name}$", run=cross, when="after")
+    trigger = here.trigger(name)
+    assert rotate(here.systems, trigger).status == "rotated"
+    states = [read_state(version.tags) for version in here.versions(name)]
+    assert [state.id for state in states if state].count(trigger.id) == 1
