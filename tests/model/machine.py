@@ -91,6 +91,8 @@ class Watched:
     """The versions as they were when a person took the tags away."""
     late: Counter[str] = field(default_factory=Counter)
     """By cause, the writes that are on their way or have landed late."""
+    switched: set[str] = field(default_factory=set)
+    """The versions whose strategy a person switched: retired as single-user, a user of before is left as it is."""
 
 
 secret_index = st.integers(0, len(KINDS) - 1)
@@ -312,6 +314,7 @@ class Model(RuleBasedStateMachine):
             other = {"alternating-users": "single-user", "single-user": "alternating-users"}[tags["rotation-strategy"]]
             self.bench.vault.update(watched.name, tags={**tags, "rotation-strategy": other})
             watched.grace = None
+            watched.switched.add(self.bench.current(watched.name).version)
 
     @rule(which=secret_index)
     def person_drops_state(self, which: int) -> None:
@@ -353,7 +356,8 @@ class Model(RuleBasedStateMachine):
         if how == "NOLOGIN":
             self.bench.lock_out(user)
         else:
-            self.bench.set_password(user, f"by-hand-{uuid.uuid4().hex}")
+            # Without LOGIN: who is retired stays so.
+            self.bench.set_password(user, f"by-hand-{uuid.uuid4().hex}", "ALTER ROLE {} PASSWORD {}")
         watched.locked_by_person.add(user)
         watched.grace = None
 
@@ -442,6 +446,8 @@ class Model(RuleBasedStateMachine):
         before = {v.version: v for v in self.bench.versions(watched.name)}[state.from_version]
         assert not before.enabled, "P2: the old version is disabled"
         old = user_of(before.value)
+        if version.version in watched.switched:
+            return
         if version.tags["rotation-strategy"] == "alternating-users" and old != user_of(version.value):
             claim = (roles[old].comment or "") if old in roles else ""
             assert not claim.endswith(f"/{watched.name}]") or not roles[old].can_login, "P2: the old user is locked out"
