@@ -24,6 +24,7 @@ from rotators.decision import (
     decide,
     due_at,
     missed_windows,
+    state_of,
 )
 from rotators.doctor import examine
 from rotators.errors import (
@@ -256,18 +257,18 @@ def describe(
         return {**description, "managed": True, "status": "unusable policy", "nextStep": str(error), "warnings": []}
     current = Current(secret.version, secret.created, secret.expires, secret.state)
     trigger = Trigger(kind="sweep", secret=secret.name, id="", by="")
-    status: str
-    match decide(trigger, current, policy, now):
-        case Skip(obstacle, reason):
-            status, next_step = ("fresh" if obstacle == "not due" else obstacle), reason
+    decision = decide(trigger, current, policy, now)
+    match decision:
+        case Skip(_, next_step):
+            pass
         case Resume(steps, reason):
-            status, next_step = "pending", f"{reason}: {', '.join(steps) or 'revoke'}"
+            next_step = f"{reason}: {', '.join(steps) or 'revoke'}"
         case Rotate(reason) | RollBack(_, reason):
-            status, next_step = "due", f"{reason}: the next event or sweep rotates it"
+            next_step = f"{reason}: the next event or sweep rotates it"
     return {
         **description,
         "managed": policy is not None,
-        "status": status,
+        "status": state_of(decision),
         "nextStep": next_step,
         "dueOn": timestamp(due_at(current, policy)) if policy else None,
         "policy": _policy(policy) if policy else None,
