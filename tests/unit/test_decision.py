@@ -361,9 +361,59 @@ def test_without_a_credential_that_is_kept_there_is_no_way_back(made: RotationSt
     assert obstacle(decide(trigger("rollback"), version(state=made), policy(), NOW)) == "no way back"
 
 
-def test_with_one_user_there_is_no_way_back() -> None:
-    single = policy(**{"rotation-strategy": "single-user", "rotation-admin": "self"})
-    assert obstacle(decide(trigger("rollback"), version(state=state(retire_at=IN_GRACE)), single, NOW)) == "no way back"
+SINGLE = {"rotation-strategy": "single-user", "rotation-admin": "self"}
+
+
+@pytest.mark.parametrize(
+    ("made", "tags", "reason"),
+    [
+        (
+            state(retire_at=IN_GRACE),
+            SINGLE,
+            "with single-user the password of before went when the current one came; rotate instead",
+        ),
+        (None, {}, "the current version was not made by a rotation, so none before it is known"),
+        (
+            state(cause="rollback", retire_at=IN_GRACE),
+            {},
+            "the current version is a rollback already; rotate when its grace is over",
+        ),
+        (
+            state(at=NOW, retire_at=NOW, retired=NOW),
+            {},
+            "the credential of before leaked and was revoked; rotate instead",
+        ),
+        (
+            state(at=NOW - timedelta(days=2), retire_at=NOW - timedelta(hours=1)),
+            {},
+            "the grace of the credential of before ended at 2026-11-24T23:00:15Z",
+        ),
+    ],
+    ids=["single-user", "by hand", "rollback", "revoked", "over"],
+)
+def test_why_there_is_no_way_back_is_said_whole(made: RotationState | None, tags: dict[str, str], reason: str) -> None:
+    """P7: what is so, and what to do instead."""
+    current = replace(version(state=made), created=NOW - timedelta(hours=36))
+    now = NOW + timedelta(days=1) if "ended" in reason else NOW
+    assert decide(trigger("rollback"), current, policy(**tags), now) == Skip("no way back", reason)
+
+
+def test_a_version_by_hand_that_is_resumed_is_called_one() -> None:
+    by_hand, ours = state(cause="reconcile", pending=PENDING), state(pending=PENDING)
+    said = [decide(trigger("sweep"), version(state=made), policy(), NOW) for made in (by_hand, ours)]
+    assert said == [
+        Resume(PENDING, "a person wrote the current version"),
+        Resume(PENDING, "rotation earlier was left unfinished"),
+    ]
+
+
+def test_what_is_wrong_with_a_window_is_said_whole() -> None:
+    """P7."""
+    assert window_warnings("0 2 1 6 * for 3h") == (
+        "rotation-window '0 2 1 6 * for 3h' does not open between the time when the version is due and its expiry at "
+        "2027-02-21T12:00:00Z: then it is rotated outside the window; let the window open more often, or the version "
+        "live longer (rotation-validity)"
+    )
 
 
 @pytest.mark.parametrize(
