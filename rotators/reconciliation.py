@@ -128,9 +128,13 @@ def without_state(secret: SecretVersion) -> SecretVersion:
 
 
 def versions_before(systems: Systems, secret: SecretVersion) -> list[SecretVersion]:
-    """Return all versions but this one, newest first, without values; in a tie of seconds those with a state first."""
+    """Return all versions but this one, newest first, without values.
+
+    In a tie of seconds those with a state come first, and then those that were edited: what a person did to the
+    newest of them, such as to take its tags away, must not be passed over.
+    """
     others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
-    return sorted(others, key=lambda v: (v.created, v.state is not None), reverse=True)
+    return sorted(others, key=lambda v: (v.created, v.state is not None, v.is_edited), reverse=True)
 
 
 def managed_before(versions: Sequence[SecretVersion]) -> SecretVersion | None:
