@@ -99,7 +99,8 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
 
     Who copies the tags of a version along with its value copies the state too: then this version is theirs, and its
     state is left out. And a write of ours may take effect so late that another version came first, which may have
-    given its user another password: then it has yet to be verified, and follows that other version.
+    given its user another password: then it has yet to be verified, and follows that other version, which is to be
+    retired, whether or not the one that it was made after is.
     """
     state = secret.state
     if state is None:
@@ -111,7 +112,7 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
         return secret
     before = next(iter(others), None)
     steps = tuple(step for step in get_args(PendingStep) if step == "verify" or step in state.pending)
-    late = dataclasses.replace(state, from_version=before.version if before else None, pending=steps)
+    late = dataclasses.replace(state, from_version=before.version if before else None, pending=steps, retired=None)
     return dataclasses.replace(secret, tags={**secret.tags, STATE_TAG: late.as_tag()})
 
 
@@ -130,11 +131,12 @@ def without_state(secret: SecretVersion) -> SecretVersion:
 def versions_before(systems: Systems, secret: SecretVersion) -> list[SecretVersion]:
     """Return all versions but this one, newest first, without values.
 
-    In a tie of seconds those with a state come first, and then those that were edited: what a person did to the
-    newest of them, such as to take its tags away, must not be passed over.
+    In a tie of seconds those that are disabled come last, for only what is old is retired; of the others those with a
+    state come first, and then those that were edited: what a person did to the newest of them, such as to take its
+    tags away, must not be passed over.
     """
     others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
-    return sorted(others, key=lambda v: (v.created, v.state is not None, v.is_edited), reverse=True)
+    return sorted(others, key=lambda v: (v.created, v.enabled, v.state is not None, v.is_edited), reverse=True)
 
 
 def managed_before(versions: Sequence[SecretVersion]) -> SecretVersion | None:
