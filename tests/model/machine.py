@@ -91,8 +91,6 @@ class Watched:
     """The versions as they were when a person took the tags away."""
     late: Counter[str] = field(default_factory=Counter)
     """By cause, the writes that are on their way or have landed late."""
-    switched: set[str] = field(default_factory=set)
-    """The versions whose strategy a person switched: retired as single-user, a user of before is left as it is."""
 
 
 secret_index = st.integers(0, len(KINDS) - 1)
@@ -314,7 +312,6 @@ class Model(RuleBasedStateMachine):
             other = {"alternating-users": "single-user", "single-user": "alternating-users"}[tags["rotation-strategy"]]
             self.bench.vault.update(watched.name, tags={**tags, "rotation-strategy": other})
             watched.grace = None
-            watched.switched.add(self.bench.current(watched.name).version)
 
     @rule(which=secret_index)
     def person_drops_state(self, which: int) -> None:
@@ -446,9 +443,7 @@ class Model(RuleBasedStateMachine):
         before = {v.version: v for v in self.bench.versions(watched.name)}[state.from_version]
         assert not before.enabled, "P2: the old version is disabled"
         old = user_of(before.value)
-        if version.version in watched.switched:
-            return
-        if version.tags["rotation-strategy"] == "alternating-users" and old != user_of(version.value):
+        if version.tags.get("rotation-admin", "self") != "self" and old != user_of(version.value):
             claim = (roles[old].comment or "") if old in roles else ""
             # It may have its login again, for a rotation that was killed: with a password that nobody knows.
             is_ours = claim.endswith(f"/{watched.name}]")

@@ -284,6 +284,40 @@ def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(her
     assert here.versions(name)[-1].enabled
 
 
+def test_a_strategy_that_was_switched_within_the_grace_leaves_no_user_with_its_login(here: World) -> None:
+    """P2: of two users that took turns the one in use stays, also when a rotation overtook the retirement."""
+    name = here.alternating()
+    first = here.value(name)
+    there = here.app(topic=None).systems
+    rotate(there, here.trigger(name))
+    here.vault.update(name, tags={**here.tags(name), "rotation-strategy": "single-user"})
+    rotate(there, here.trigger(name, force=True))
+    assert logs_in(first)
+    here.clock.advance(timedelta(hours=25))
+    sweep(there)
+    assert not logs_in(first)
+    assert here.logs_in(name)
+    assert [v.enabled for v in here.versions(name)] == [False, False, True]
+
+
+def test_with_one_user_nobody_is_locked_out_who_is_not_known_to_be_this_secrets(here: World) -> None:
+    """P6: the secret named a stranger's user, and then nothing that can be read as a connection."""
+    stranger = here.user()
+    here.admin()
+    there = here.app(topic=None).systems
+    name = here.single(stranger, rotation_admin=ADMIN_SECRET)
+    tags = here.tags(name)
+    for value in (here.user(), "no connection", here.user()):
+        here.clock.advance(timedelta(minutes=1))
+        here.vault.put(name, value, tags=tags)
+        deliver(there, here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+        here.clock.advance(timedelta(hours=25))
+        sweep(there)
+    assert logs_in(stranger)
+    assert here.logs_in(name)
+    assert [v.enabled for v in here.versions(name)] == [False, True, False, True]
+
+
 def test_a_request_that_was_crossed_and_cut_off_makes_one_version(here: World) -> None:
     """P4: the repetition in the same call finds a person's version, not its own, and does not rotate once more."""
     name = here.alternating()
