@@ -323,6 +323,7 @@ class Model(RuleBasedStateMachine):
             watched.name, tags={name: value for name, value in version.tags.items() if name != STATE_TAG}
         )
         watched.grace = None
+        watched.seen[version.version] = ""  # what is not written anywhere is not known: its cause may come again
         if version.version in watched.excused:
             watched.excused[version.version] = Until.PERSON
 
@@ -332,6 +333,7 @@ class Model(RuleBasedStateMachine):
         watched = self.secrets[which]
         self.bench.clock.advance(timedelta(minutes=1))
         self.bench.vault.update(watched.name, tags={})
+        watched.seen[self.bench.current(watched.name).version] = ""
         watched.grace = None
         watched.opted_out = self.bench.versions(watched.name)
 
