@@ -1,9 +1,11 @@
 """What can come between the steps of a rotation, one thing at a time."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from threading import Event, Thread
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +14,7 @@ from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.dispatch import deliver, sweep
 from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun
-from rotators.policy import read_state
+from rotators.policy import STATE_TAG, read_state
 from rotators.rotation import rotate
 from rotators.vault import Vault
 from tests.world import ADMIN_SECRET, World, logs_in, user_of
@@ -282,6 +284,26 @@ def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(her
     sweep(here.app(topic=None).systems)
     assert here.logs_in(name)
     assert here.versions(name)[-1].enabled
+
+
+@pytest.mark.parametrize("strategy", ["alternating-users", "single-user"])
+def test_the_next_version_differs_in_user_and_password_alone(here: World, strategy: str) -> None:
+    """Who reads the secret sees the same content type, tags and text, to the last blank."""
+    user = urlsplit(here.user())
+    here.admin()
+    value = (
+        f'{{"port":  {user.port}, "conn_type": "postgres", "host": "{user.hostname}",\n "schema": "postgres", '
+        f'"login": "{user.username}", "password": "{user.password}", "extra": {{"team": [ "a" ]}}}}\n'
+    )
+    tags = {"rotation-strategy": strategy, "rotation-admin": ADMIN_SECRET, "team": "crm"}
+    here.vault.put("airflow-connections-json", value, tags=tags, content_type="application/json")
+    rotate(here.systems, here.trigger("airflow-connections-json"))
+    before, after = here.versions("airflow-connections-json")
+    login, password = json.loads(after.value)["login"], json.loads(after.value)["password"]
+    assert after.value == value.replace(f'"{user.username}"', f'"{login}"').replace(str(user.password), password)
+    assert after.value != value
+    assert after.content_type == before.content_type == "application/json"
+    assert after.tags == {**tags, STATE_TAG: after.tags[STATE_TAG]}
 
 
 def test_a_strategy_that_was_switched_within_the_grace_leaves_no_user_with_its_login(here: World) -> None:
