@@ -25,6 +25,8 @@ param topics {
 @description('Address that alerts are mailed to. Blank: they are only shown in the portal.')
 param email string
 
+// One alert for each secret, and not one for all.
+var bySecret = [{ name: 'secret', operator: 'Include', values: ['*'] }]
 // What stays wrong is told at each sweep, so that a rule stays up while it lasts: 30 minutes are two sweeps.
 var rules = [
   {
@@ -32,14 +34,14 @@ var rules = [
     query: loadTextContent('../alerts/rotation-failed.kql')
     severity: 2
     window: 'PT30M'
-    dimensions: ['secret']
+    dimensions: bySecret
   }
   {
     name: 'Fault of the program'
     query: loadTextContent('../alerts/fault-of-the-program.kql')
     severity: 2
     window: 'PT30M'
-    dimensions: ['secret']
+    dimensions: bySecret
   }
   {
     name: 'Settings unusable'
@@ -54,7 +56,7 @@ var rules = [
     severity: 2
     // Two sweeps, though lines arrive some minutes late.
     window: 'PT45M'
-    dimensions: ['secret']
+    dimensions: bySecret
   }
   {
     name: 'Outside system down'
@@ -108,7 +110,7 @@ resource logAlerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
             timeAggregation: 'Count'
             operator: 'GreaterThan'
             threshold: 0
-            dimensions: [for name in rule.dimensions: { name: name, operator: 'Include', values: ['*'] }]
+            dimensions: rule.dimensions
             failingPeriods: { numberOfEvaluationPeriods: 1, minFailingPeriodsToAlert: 1 }
           }
         ]
@@ -121,7 +123,7 @@ resource logAlerts 'Microsoft.Insights/scheduledQueryRules@2023-12-01' = [
 module deadLetters 'topic-alert.bicep' = [
   for topic in topics: {
     params: {
-      name: 'Dead letter: ${topic.name} (${token})'
+      name: 'Dead letter, ${topic.name} (${token})'
       tags: tags
       summary: 'Events could not be delivered and were put into the dead-letter container.'
       topicId: topic.id
@@ -135,7 +137,7 @@ module deadLetters 'topic-alert.bicep' = [
 module dropped 'topic-alert.bicep' = [
   for topic in topics: {
     params: {
-      name: 'Event dropped: ${topic.name} (${token})'
+      name: 'Event dropped, ${topic.name} (${token})'
       tags: tags
       summary: 'Events could neither be delivered nor put into the dead-letter container.'
       topicId: topic.id

@@ -43,7 +43,7 @@ resource created 'Microsoft.EventGrid/systemTopics@2025-02-15' = if (create) {
   properties: { source: vault.id, topicType: 'Microsoft.KeyVault.vaults' }
 }
 
-resource existing 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = if (!create) {
+resource found 'Microsoft.EventGrid/systemTopics@2025-02-15' existing = if (!create) {
   name: existingSystemTopicName
 }
 
@@ -57,10 +57,10 @@ resource failures 'Microsoft.Insights/diagnosticSettings@2021-05-01-preview' = i
 }
 
 @description('Resource id of the system topic.')
-output topicId string = create ? created.id : existing.id
+output topicId string = create ? created.id : found.id
 
 @description('Name of the system topic.')
-output topicName string = create ? created.name : existing.name
+output topicName string = create ? created.name : found.name
 
 @description('Object id of its identity, which writes dead letters.')
-output topicPrincipalId string = create ? created!.identity.principalId : existing!.identity.principalId
+output topicPrincipalId string = create ? created!.identity.principalId : found!.identity.principalId

@@ -32,18 +32,18 @@ resource created 'Microsoft.KeyVault/vaults@2024-11-01' = if (create) {
   }
 }
 
-resource existing 'Microsoft.KeyVault/vaults@2024-11-01' existing = if (!create) {
+resource found 'Microsoft.KeyVault/vaults@2024-11-01' existing = if (!create) {
   name: name
 }
 
 @description('Resource id.')
-output id string = create ? created.id : existing.id
+output id string = create ? created.id : found.id
 
 @description('Name.')
-output name string = create ? created.name : existing.name
+output name string = create ? created.name : found.name
 
 @description('Where the secrets are read and written.')
-output url string = create ? created!.properties.vaultUri : existing!.properties.vaultUri
+output url string = create ? created!.properties.vaultUri : found!.properties.vaultUri
 
 @description('Region: that of the system topic too.')
-output location string = create ? created!.location : existing!.location
+output location string = create ? created!.location : found!.location

@@ -321,4 +321,19 @@ def test_an_alert_that_names_a_secret_is_split_by_it() -> None:
     """Else the second broken secret is hidden behind the first."""
     for name, rule in rules().items():
         names_secret = re.search(r"by secret = |project .*\bsecret = ", query_of(rule)) is not None
-        assert rule["dimensions"] == (["secret"] if names_secret else []), name
+        dimensions = rule["dimensions"]
+        assert (isinstance(dimensions, Expression) and dimensions.text == "bySecret") is names_secret, name
+        assert dimensions == [] or names_secret, name
+    assert ALERTS.variables["bySecret"] == [{"name": "secret", "operator": "Include", "values": ["*"]}]
+
+
+def test_names_of_alerts_have_no_character_that_azure_refuses() -> None:
+    names = [*rules(), *(str(as_text(module.arguments["name"])) for module in ALERTS.modules)]
+    assert len(names) == 8
+    for name in names:
+        assert not set(re.sub(r"[$][{].*?[}]", "", name)) & set("*#&+:<>?@%{}\\/"), name
+
+
+def as_text(value: object) -> str:
+    assert isinstance(value, Expression)
+    return value.text

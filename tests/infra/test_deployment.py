@@ -114,6 +114,8 @@ def test_a_deployment_needs_no_secret_and_only_follows_the_tests() -> None:
     assert "refs/heads/main" in jobs["deploy"]["if"]
     assert jobs["test"]["permissions"] == {"contents": "read"}
     assert any(step.get("run") == "bash .ci/run" for step in jobs["test"]["steps"])
+    steps = [step for job in jobs.values() for step in job["steps"] if "checkout" in step.get("uses", "")]
+    assert [step["with"] for step in steps] == [{"persist-credentials": False}] * 2
     order = [step["run"].split()[1] for step in jobs["deploy"]["steps"] if str(step.get("run", "")).startswith("azd")]
     assert order == ["config", "provision", "deploy"]
 
