@@ -34,7 +34,7 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 	@.venv/bin/ruff format --check --quiet $(SOURCES)
 	@.venv/bin/ruff check --quiet $(SOURCES)
 	@.venv/bin/mypy
-	@$(PYTHON) -m pytest -q tests/unit
+	@$(PYTHON) -m pytest -q tests/unit tests/infra
 
 readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS="--help" says how else)
 	@$(PYTHON) -m tests.endurance.readers $(READERS)
