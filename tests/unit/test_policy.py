@@ -379,12 +379,15 @@ def test_a_state_with_the_least_in_it_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("machine", ["UTC", "Asia/Kolkata"])
 @pytest.mark.parametrize("at", ["2026-11-24T12:00:00Z", "2026-11-24T12:00:00", "2026-11-24T17:30:00+05:30"])
-def test_a_moment_in_a_state_may_be_in_any_zone(at: str) -> None:
-    """A person who mends the tag writes local time with its zone, or UTC."""
-    state = as_state(at=at)
+def test_a_moment_in_a_state_may_be_in_any_zone(at: str, machine: str) -> None:
+    """A person who mends the tag writes local time with its zone, or UTC; the zone of the machine is not asked."""
+    with local_time(machine):
+        state = as_state(at=at)
     assert state is not None
     assert state.at == NOW
+    assert state.at.tzinfo is UTC
 
 
 @pytest.mark.parametrize(
