@@ -2,7 +2,9 @@
 
 import contextlib
 import logging
+import os
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -261,6 +263,21 @@ def test_a_server_that_does_not_answer_is_not_waited_for(user: User) -> None:
             with Raised(TransientError, user.password):
                 ENGINE.verify(connection(user.uri, port=port, connect_timeout=asked), secret=SECRET)
             assert time.monotonic() - begun < 4
+
+
+@pytest.mark.timeout(30)
+def test_a_server_that_falls_silent_in_the_middle_is_given_up(postgresql: PostgreSQL) -> None:
+    """P2: its own time-outs need a server that runs; what became of the statement is not known, so nothing follows."""
+    engine = PostgreSQLEngine(answer_timeout=timedelta(seconds=0.5))
+    with engine.admin(connection(postgresql.admin_dsn), secret=SECRET) as admin:
+        server = psycopg_connection(admin).info.backend_pid
+        os.kill(server, signal.SIGSTOP)
+        try:
+            for _ in range(2):
+                with Raised(TransientError):
+                    admin.roles(("a",))
+        finally:
+            os.kill(server, signal.SIGCONT)
 
 
 @pytest.mark.parametrize("asked", ["9" * 5000, "-1", "\u0663", "soon", ""])
