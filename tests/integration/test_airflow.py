@@ -581,13 +581,20 @@ ASKED_BY: Mapping[tuple[str, str], Callable[[Airflow, RotatedConnection], object
     ("Task Instances", "can_edit"): lambda airflow, _: airflow.check_clearing(),
     ("Connections", "can_read"): lambda airflow, rotated: airflow.copies(rotated),
 }
-# What becomes of somebody whom Entra sends with these roles.
-SIGN_IN = """
+# In Airflow's own environment: users with each of these roles, and what becomes of somebody whom Entra sends with some.
+LESSER_AND_SIGN_IN = """
 from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
 with get_application_builder() as appbuilder:
+    security = appbuilder.sm
+    for name, rights in {lesser!r}.items():
+        role = security.add_role(name)
+        for resource, action in rights:
+            security.add_permission_to_role(role, security.get_permission(action, resource))
+        email = name.replace(" ", "-") + "@example.com"
+        assert security.add_user(name, "Lesser", "Rotation", email, role, {password!r})
     for roles in ["Airflow.Op", "Somebody.Else"], []:
-        claims = {"username": "ada", "email": "ada@example.com", "role_keys": roles}
-        user = appbuilder.sm.auth_user_oauth(claims, rotate_session_id=False)
+        claims = {{"username": "ada", "email": "ada@example.com", "role_keys": roles}}
+        user = security.auth_user_oauth(claims, rotate_session_id=False)
         print("signed in:", *sorted(role.name for role in user.roles))
 """
 
@@ -610,37 +617,25 @@ class Fab:
 
 
 @pytest.fixture(scope="module")
-def fab(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fab]:
+def fab(world: World) -> Iterator[Fab]:
     """Make the role and its user by the commands of the page, and one of each that lacks something."""
     lesser = {without(*right): [other for other in RIGHTS if other != right] for right in RIGHTS}
     lesser["without Connections"] = [right for right in RIGHTS if right[0] != "Connections"]
-    roles = [
-        {"name": name, "resource": resource, "action": action}
-        for name, rights in lesser.items()
-        for resource, action in rights
-    ]
-    file = tmp_path_factory.mktemp("roles") / "roles.json"
-    file.write_text(json.dumps(roles))
+    lesser["update"] = [*lesser[without("Connections", "can_delete")], ("Connections", "can_edit")]
     import_role, create_user = (
         shlex.split(line.replace(ROLE_FILE, str(ROOT / ROLE_FILE)))[1:]
         for line in PAGE.read_text().splitlines()
         if line.startswith("    airflow ")
     )
     create_user += ["--password", world.server.password]
-    of_role = create_user.index("CredentialRotation"), create_user.index("rotation")
-    others = []
-    for name in lesser:
-        others.append(list(create_user))
-        for at in of_role:
-            others[-1][at] = name
-        others[-1][create_user.index("rotation@example.com")] = f"{name.replace(' ', '-')}@example.com"
     entra = {
         "ENTRA_TENANT_ID": "0b6ff9b6-0000-0000-0000-000000000000",
         "ENTRA_CLIENT_ID": "-",
         "ENTRA_CLIENT_SECRET": "-",
     }
     server = FabApiServer(world.server, config=ROOT / "infra" / "airflow" / "webserver_config.py", environment=entra)
-    printed = server.run(import_role, create_user, ["roles", "import", str(file)], *others, then=SIGN_IN)
+    then = LESSER_AND_SIGN_IN.format(lesser=lesser, password=world.server.password)
+    printed = server.run(import_role, create_user, then=then)
     with server:
         yield Fab(world, server.url, printed)
 
@@ -689,6 +684,14 @@ def test_who_keeps_copies_needs_no_right_to_them(fab: Fab, warehouse: RotatedCon
     assert (report.status, report.connection) == ("healed", None)
 
 
+def test_who_updates_copies_edits_them_and_deletes_none(world: World, fab: Fab, warehouse: RotatedConnection) -> None:
+    """With AIRFLOW_CONNECTIONS=update the role has can_edit on Connections in the place of can_delete."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    assert fab.airflow("update", connections="update").refresh(warehouse).connection == "updated"
+    report = fab.airflow(without("Connections", "can_delete"), connections="update").refresh(warehouse)
+    assert "can_read and can_edit on Connections" in report.warnings[0]
+
+
 def test_every_right_of_the_least_role_is_tried() -> None:
     """A right that is added to the role needs a test that misses it."""
     assert {*ASKED_BY, ("Connections", "can_delete")} == set(RIGHTS)
@@ -700,3 +703,13 @@ def test_people_have_the_roles_that_entra_says(fab: Fab) -> None:
         "signed in: Op Public",
         "signed in: Public",
     ]
+
+
+def test_airflow_reads_its_connections_as_the_page_says(world: World) -> None:
+    """The tests above ran with the very settings of docs/airflow.md."""
+    lines = (line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    backend"))
+    written = dict(line.split(" = ", 1) for line in lines)
+    used = world.server.variables
+    assert written["backend"] == used["AIRFLOW__SECRETS__BACKEND"]
+    kwargs = {**json.loads(written["backend_kwargs"]), "vault_url": world.vault.url}
+    assert kwargs == json.loads(used["AIRFLOW__SECRETS__BACKEND_KWARGS"])
