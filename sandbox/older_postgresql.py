@@ -5,6 +5,7 @@
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import shutil
@@ -25,35 +26,40 @@ def bin_dir(major: int) -> Path:
 
     Raise PostgreSQLError, with the reason, where they can't be had.
     """
+    if obstacle := _obstacle():
+        raise PostgreSQLError(f"PostgreSQL {major} comes with npm, {obstacle}")
+    return INSTALLATION / "node_modules" / f"postgresql-{major}" / "native" / "bin"
+
+
+@functools.cache  # so that many tests do not wait for a network that is not there, one after the other
+def _obstacle() -> str:
+    """Install what is wanted, unless that is done; return what stood in the way, or nothing."""
     if shutil.which("npm") is None:
-        raise PostgreSQLError(f"PostgreSQL {major} comes with npm, which is not installed: install Node.js")
+        return "which is not installed: install Node.js"
     INSTALLATION.mkdir(parents=True, exist_ok=True)
     lock_file = WANTED / "package-lock.json"
     wanted = hashlib.sha256(lock_file.read_bytes()).hexdigest()
     stamp = INSTALLATION / ".installed"
     with (INSTALLATION.parent / "postgresql.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (stamp.exists() and stamp.read_text() == wanted):
-            stamp.unlink(missing_ok=True)
-            for file in (WANTED / "package.json", lock_file):
-                shutil.copy(file, INSTALLATION)
-            _install()
-            for package in (INSTALLATION / "node_modules").glob("postgresql-*"):
-                _link(package)
-            stamp.write_text(wanted)
-    return INSTALLATION / "node_modules" / f"postgresql-{major}" / "native" / "bin"
-
-
-def _install() -> None:
-    try:
-        done = subprocess.run(
-            ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-            cwd=INSTALLATION, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise PostgreSQLError(f"npm has not brought older PostgreSQL in {INSTALL_SECONDS} s") from None
-    if done.returncode:
-        raise PostgreSQLError(f"npm could not bring older PostgreSQL: {' '.join(done.stderr.split())[:300]}")
+        if stamp.exists() and stamp.read_text() == wanted:
+            return ""
+        stamp.unlink(missing_ok=True)
+        for file in (WANTED / "package.json", lock_file):
+            shutil.copy(file, INSTALLATION)
+        try:
+            done = subprocess.run(
+                ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"],
+                cwd=INSTALLATION, capture_output=True, text=True, check=False, timeout=INSTALL_SECONDS,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            return f"which has not brought it in {INSTALL_SECONDS} s"
+        if done.returncode:
+            return f"which says: {' '.join(done.stderr.split())[:120]}"
+        for package in (INSTALLATION / "node_modules").glob("postgresql-*"):
+            _link(package)
+        stamp.write_text(wanted)
+        return ""
 
 
 def _link(package: Path) -> None:

@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from rotators.access import ENTRA_DATABASE_SCOPE
 from rotators.dispatch import deliver, sweep
 from rotators.doctor import examine
 from rotators.errors import DatabaseRefusedError
@@ -131,6 +132,23 @@ def test_two_users_take_turns_by_this_admin(here: World, reader: Reader) -> None
     assert rotate(here.systems, here.trigger(name, kind="rollback")).status == "rotated"
     assert here.user_of(name) == before
     assert here.logs_in(name)
+
+
+def test_a_managed_identity_needs_no_more(here: World, server: PostgreSQL) -> None:
+    """P1: made as the page says for Azure; its token stands for the password that a plain server knows."""
+    token = here.systems.token(ENTRA_DATABASE_SCOPE).reveal()
+    reader = Reader(server, f"Id-{uuid.uuid4().hex[:8]}", token)
+    reader.follow("Without a password, on Azure Database for PostgreSQL", file="admin.sql")
+    reader.follow("With a password, on any PostgreSQL", file=r"\password")
+    settings = dataclasses.replace(here.systems.settings, allowed_hosts=("127.0.0.1",))
+    there = here.app(settings=settings)
+    name = there.alternating(app(there, reader), rotation_admin=f"entra:{reader.admin}")
+    for _ in range(2):
+        assert not complaints(there, name)
+        assert rotate(there.systems, there.trigger(name)).status == "rotated"
+        assert there.logs_in(name)
+        after_the_grace(there)
+    reader.follow("What this admin can do")
 
 
 def test_one_user_changes_by_this_admin(here: World, reader: Reader) -> None:
