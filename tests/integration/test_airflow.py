@@ -612,7 +612,7 @@ class Fab:
     url: str
     printed: str
 
-    def airflow(self, user: str = "rotation", *, connections: str = "clear") -> Airflow:
+    def airflow(self, user: str = "rotator", *, connections: str = "clear") -> Airflow:
         return self.world.airflow(username=user, url=self.url, connections=connections)
 
 
