@@ -5,7 +5,7 @@ Nothing else is touched. `airflow_tasks.py` finds the tasks and clears them, `ai
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Literal
@@ -25,7 +25,7 @@ from rotators.airflow_tasks import (
     retry_failed,
 )
 from rotators.credential import Password
-from rotators.errors import AirflowRefusedError, RotationError
+from rotators.errors import AirflowRefusedError, RotationError, TransientError
 from rotators.outcome import AirflowReport, ConnectionCopy
 
 __all__ = ["Airflow", "AirflowAccess", "AirflowLook", "Copy", "RotatedConnection", "not_a_copy"]
@@ -135,6 +135,7 @@ class Airflow:
 def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[ConnectionCopy | None, tuple[str, ...]]:
     """Clear, update or keep what a worker falls back to when the vault does not answer."""
     outcomes: set[ConnectionCopy] = {"absent"}
+    denied: set[str] = set()
     warnings = []
     copies = _visible_copies(session, rotated)
     if copies is None:
@@ -150,7 +151,7 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
         path = path_of("connections", name)
         match treatment:
             case "clear":
-                session.call("DELETE", path, rights=CHANGE_CONNECTIONS[treatment], expecting=GONE)
+                changed = session.call("DELETE", path, rights=CHANGE_CONNECTIONS[treatment], expecting=GONE)
                 outcomes.add("cleared")
             case "update":
                 login = {"login": rotated.credential.user, "password": rotated.credential.password.reveal()}
@@ -165,8 +166,24 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
                 outcomes.add("updated" if changed.is_good else "absent")
             case "keep":
                 outcomes.add("kept")
+                continue
+        if not changed.is_good:
+            denied.add(name)
+    if denied:
+        _check_gone(session, rotated, denied)
     gravity: tuple[ConnectionCopy, ...] = ("cleared", "updated", "kept", "different", "absent")
     return next(outcome for outcome in gravity if outcome in outcomes), tuple(warnings)
+
+
+def _check_gone(session: Session, rotated: RotatedConnection, names: Collection[str]) -> None:
+    """Raise TransientError if one is still listed: then it was not Airflow that said it is not there."""
+    with understood():
+        listed = {copy["connection_id"] for copy in _same_connections(session, rotated)}
+    if still := sorted(listed.intersection(names)):
+        raise TransientError(
+            f"Airflow lists the connection {still[0]!r} and answers that it is not there; it is tried again; if this "
+            "lasts, look at the proxy before Airflow"
+        )
 
 
 def not_a_copy(name: str, differences: Sequence[str], treatment: str) -> str:

@@ -262,6 +262,25 @@ def test_failed_copy_step_does_not_stop_the_retry(fake: FakeAirflow) -> None:
     assert "500" in report.warnings[0]
 
 
+@pytest.mark.parametrize("treatment", ["clear", "update"])
+@pytest.mark.parametrize("is_listed", [True, False])
+def test_copy_that_is_said_to_be_gone_is_looked_for(fake: FakeAirflow, treatment: str, *, is_listed: bool) -> None:
+    """A gateway may say 404 of what is there, and a copy that stays has the old password (P5)."""
+    gone = Response.json(404, {"detail": "not found"})
+
+    def say_gone(request: Request) -> Response | None:
+        if request.path.endswith("/connections/warehouse"):
+            return gone
+        is_second = request.path.endswith("/connections") and len(fake.asked("GET", "/connections")) > 1
+        return Response.json(200, {"connections": [], "total_entries": 0}) if is_second and not is_listed else None
+
+    fake.trouble = say_gone
+    report = fake.airflow(connections=treatment).refresh(ROTATED)
+    assert len(report.retried) == 1
+    assert report.status == ("pending" if is_listed else "healed")
+    assert ("is not there" in "".join(report.warnings)) is is_listed
+
+
 def test_failed_search_does_not_hide_the_cleared_copy(fake: FakeAirflow) -> None:
     """And the other way round."""
     fake.trouble = always(Response.json(500, {}))
