@@ -212,7 +212,8 @@ def test_after_the_vault_moved_the_marks_are_rewritten_by_the_sql_of_the_page(he
     """P6: users that carry the old vault's name are refused until somebody who may says that the vault is another."""
     name = here.alternating()
     rotate(here.systems, here.trigger(name))
-    here.server.execute(f"COMMENT ON ROLE \"{here.user_of(name)}\" IS '{mark(here, name)} of the warehouse'")
+    user = here.user_of(name)
+    here.server.execute(f"COMMENT ON ROLE \"{user}\" IS 'ours {mark(here, name)} ask ann'")
     with world(tmp_path / "new", here.server, clock=here.clock) as there:
         there.admin()
         there.vault.put(name, here.value(name), tags=here.tags(name))
@@ -223,9 +224,9 @@ def test_after_the_vault_moved_the_marks_are_rewritten_by_the_sql_of_the_page(he
         rotate(there.systems, there.trigger(name, force=True))
         assert there.logs_in(name)
         ((comment,),) = here.server.execute(
-            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s", (here.user_of(name),)
+            "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s", (user,)
         )
-        assert comment == f"{mark(there, name)} of the warehouse"
+        assert comment == f"ours {mark(there, name)} ask ann"
 
 
 def test_after_the_server_moved_new_versions_by_hand_take_the_users_along(alone: World) -> None:
