@@ -1,4 +1,4 @@
-"""Every error that the program can say, read off its sources: `docs/troubleshooting.md` has to have each of them."""
+"""What the program can say, errors and warnings, read off its sources: `docs/troubleshooting.md` has to have it all."""
 
 import ast
 import inspect
@@ -21,6 +21,9 @@ ERRORS = {
 GAP = "…"
 # Made into the text of an error elsewhere: what is unreadable in a value, why there is nothing to be done.
 _PARTS_OF_ERRORS = {"_UnreadableError": (0,), "Skip": (1,), "_no_way_back": (0,), "complain": (0, 1), "_problem": (2,)}
+# What an outcome warns of, and why a task is not retried.
+_WARNINGS = {"warn": (0,), "Verdict": (1,), "_reference": (1,)}
+_LISTS_OF_WARNINGS = re.compile(r"\b(?:warnings|remarks)\b")
 # Never leave their module, and say nothing to anybody.
 _NOT_TOLD = {"_TakenBackError", "ValueError", "TypeError", "KeyError"}
 _DEPTH = 4
@@ -61,19 +64,26 @@ def _with_function(node: ast.AST, function: ast.FunctionDef | None) -> Iterator[
         yield from _with_function(child, child if isinstance(child, ast.FunctionDef) else function)
 
 
-def _said_in(node: ast.AST, function: ast.FunctionDef | None) -> list[ast.expr] | None:
+def _said_in(node: ast.AST, function: ast.FunctionDef | None) -> list[ast.expr] | None:  # noqa: PLR0911 (one a way)
     """Return what makes the text of an error; None where none is made."""
     if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and _name(node.exc) not in ERRORS:
         name = _name(node.exc)
         return None if name in _NOT_TOLD or name in _PARTS_OF_ERRORS else [node.exc.args[0]]
+    if isinstance(node, ast.Return) and function is not None and function.name == "verify":
+        return [node.value] if isinstance(node.value, ast.Tuple) and node.value.elts else None
+    if isinstance(node, ast.JoinedStr) and "{self._title}: " in ast.unparse(node):
+        return [node]
     if not isinstance(node, ast.Call):
         return None
     if _name(node) in ERRORS:
         return [node.args[0]]
-    if _name(node) == "append" and function is not None and function.name == "hindrances":
-        return [node.args[0]]
-    places = _PARTS_OF_ERRORS.get(_name(node))
-    return None if places is None or len(node.args) <= max(places) else [node.args[place] for place in places]
+    if _name(node) == "append" and function is not None:
+        is_told = function.name == "hindrances" or _LISTS_OF_WARNINGS.search(ast.unparse(node.func))
+        return [node.args[0]] if is_told else None
+    places = {**_PARTS_OF_ERRORS, **_WARNINGS}.get(_name(node))
+    if places is None or len(node.args) <= max(places) or isinstance(node.args[0], ast.Starred):
+        return None
+    return [node.args[place] for place in places]
 
 
 def _name(call: ast.Call) -> str:
@@ -91,6 +101,10 @@ class _Reader:
                 self._given.setdefault(node.targets[0].id, []).append(node.value)
             elif isinstance(node, ast.NamedExpr):
                 self._given.setdefault(node.target.id, []).append(node.value)
+            elif isinstance(node, ast.For) and isinstance(node.target, ast.Tuple) and isinstance(node.iter, ast.Tuple):
+                rows = [row.elts for row in node.iter.elts if isinstance(row, ast.Tuple)]
+                for name, *values in zip(node.target.elts, *rows, strict=True):
+                    self._given.setdefault(ast.unparse(name), []).extend(values)
 
     def texts(self, node: ast.expr, depth: int) -> list[str]:  # noqa: PLR0911 (one return a kind of expression)
         """Return the texts that an expression may have; a gap for what it does not tell."""
@@ -118,6 +132,6 @@ class _Reader:
 
 
 def _known(texts: Iterator[str]) -> list[str]:
-    """Return each text once; neither the blank that a name is given at first, nor a gap where there is something."""
-    found = dict.fromkeys(texts)
-    return [text for text in found if text and text != GAP] or [GAP]
+    """Return each text once; without a gap where there is something, nor the blank that a name is given at first."""
+    found = [text for text in dict.fromkeys(texts) if text != GAP]
+    return found if any(found) else [GAP]

@@ -164,6 +164,8 @@ def test_the_sources_give_their_messages() -> None:
         "rotation-admin names no login after 'entra:'",  # a complaint about a tag
         "AZURE_TOKEN_CREDENTIALS is no name that azure-identity knows, such as AzureCliCredential or dev",
         "the other user stays usable until …",  # why nothing was done
+        "the log has a refused login, but the task went on and failed with another error",  # named by a loop
+        "version … did not log in; … was given its password",  # a warning
         "its VALID UNTIL has passed; run ALTER ROLE \"…\" VALID UNTIL 'infinity'",  # what keeps a user out
     } <= TEXTS
 
