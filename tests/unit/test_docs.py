@@ -186,6 +186,12 @@ def test_the_page_has_no_error_that_the_program_does_not_have() -> None:
     assert [pattern for pattern in listed() if not any(matches(pattern, message) for message in MESSAGES)] == []
 
 
+def test_the_page_says_of_each_message_what_to_do() -> None:
+    """From the message to the mend: a message alone the reader has already."""
+    for table in re.findall(r"(?:^\|.*\n)+", TROUBLESHOOTING, re.MULTILINE):
+        assert [row for row in table.splitlines()[2:] if not row.strip("|").split(" | ")[-1].strip()] == []
+
+
 def test_the_page_says_enough_of_a_message_to_recognise_it() -> None:
     """A pattern of gaps would pass for any message: most of what is complained about has to be there."""
     for message in MESSAGES:
