@@ -34,7 +34,7 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 	@.venv/bin/ruff format --check --quiet $(SOURCES)
 	@.venv/bin/ruff check --quiet $(SOURCES)
 	@.venv/bin/mypy
-	@$(PYTHON) -m pytest -q tests/unit
+	@$(PYTHON) -m pytest -q tests/unit tests/infra
 
 # In an environment of its own, so that .venv stays what the tests need.
 docs: .venv/.ready ## the pages as a site with a search, in site/: dead links are errors, and what it would load from elsewhere

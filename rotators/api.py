@@ -5,7 +5,7 @@ import binascii
 import json
 import math
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from http import HTTPStatus
@@ -19,6 +19,7 @@ from rotators.decision import (
     Resume,
     RollBack,
     Rotate,
+    Schedule,
     Skip,
     Trigger,
     decide,
@@ -237,12 +238,12 @@ def describe(
     *,
     prefix: str,
     now: datetime,
-    sweeps: Callable[[datetime], Iterator[datetime]] | None = None,
+    sweeps: Schedule | None = None,
 ) -> dict[str, object]:
     """Return a secret's policy, state, due date and next step; never a value.
 
-    Works for what a list gives as well, which has no version. With `sweeps`, the times of the sweep from one on, it
-    also warns of a maintenance window that comes too late or is too short.
+    Works for what a list gives as well, which has no version. With `sweeps` it also warns of a maintenance window that
+    comes too late or is too short.
     """
     description: dict[str, object] = {
         "secret": secret.name,

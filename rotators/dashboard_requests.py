@@ -139,7 +139,7 @@ class _Visit:
 
     def standing(self, version: SecretVersion) -> Standing | None:
         settings = self.systems.settings
-        return stand(version, prefix=settings.connections_prefix, now=self.now, sweeps=settings.sweep_schedule)
+        return stand(version, prefix=settings.connections_prefix, now=self.now, sweeps=settings.sweeps)
 
 
 def answer(systems: Callable[[], Systems], request: BrowserRequest) -> Page:

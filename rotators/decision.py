@@ -91,6 +91,9 @@ STATES = ("fresh", "due", "pending", "paused", "outside window", "in grace", "un
 # What stays undone for longer than this is told: four sweeps at the default schedule.
 LATE = timedelta(hours=1)
 
+# Yields the times at which the sweep runs, after a given one.
+type Schedule = Callable[[datetime], Iterator[datetime]]
+
 # What is to be done about a version that a person wrote.
 BY_HAND: tuple[PendingStep, ...] = ("verify", "refresh")
 NOT_MANAGED = Skip("not managed", "the secret has no tag rotation-strategy")
@@ -144,21 +147,35 @@ def due_at(current: Current, policy: RotationPolicy) -> datetime:
     return min(by_age, current.expires - min(NEAR_EXPIRY, (current.expires - current.created) / 3))
 
 
-def overdue_since(current: Current, policy: RotationPolicy, now: datetime) -> datetime | None:
-    """Return since when the version could have been replaced; None unless that is longer ago than `LATE`.
+def possible_at(current: Current, policy: RotationPolicy, sweeps: Schedule) -> datetime:
+    """Return when the sweep may replace the current version: when it is due, or later.
 
-    A pause, a window that has not opened since, and the other user's grace are no delay.
+    It waits for the other user's grace and for the window, but for an expired version. A window that closes before the
+    sweep comes is of no use: then the next one counts.
     """
-    if not policy.enabled or now - (possible := due_at(current, policy)) < LATE:
-        return None
-    window = policy.window
-    if window is not None and not (window.is_open(possible) and window.is_open(possible + LATE)):
-        possible = window.opens_next(possible)
-    if current.expires is not None and current.expires <= now:
-        possible = min(possible, current.expires)
-    if policy.strategy == "alternating-users" and current.state is not None and current.state.retire_at is not None:
-        possible = max(possible, current.state.retire_at)
-    return possible if now - possible >= LATE else None
+    possible, state, window = due_at(current, policy), current.state, policy.window
+    if policy.strategy == "alternating-users" and state is not None and state.in_grace(current.created, possible):
+        possible = state.usable_until(current.created) or possible
+    if window is not None and not (window.is_open(possible) and window.is_open(_turn(possible, sweeps))):
+        opens = window.opens_next(possible)
+        possible = opens if current.expires is None else max(possible, min(opens, current.expires))
+    return possible
+
+
+def is_late(since: datetime, now: datetime, sweeps: Schedule) -> bool:
+    """Whether what could be done since then is not done, though a sweep had its turn longer ago than `LATE`."""
+    return now >= since + LATE and now >= _turn(since, sweeps) + LATE
+
+
+def overdue_since(current: Current, policy: RotationPolicy, now: datetime, sweeps: Schedule) -> datetime | None:
+    """Return since when the version could have been replaced; None unless that is late, or while it is paused."""
+    possible = possible_at(current, policy, sweeps)
+    return possible if policy.enabled and is_late(possible, now, sweeps) else None
+
+
+def _turn(since: datetime, sweeps: Schedule) -> datetime:
+    """Return when the sweep runs next, which is at once when it runs at that very time."""
+    return next(sweeps(since - timedelta(seconds=1)))
 
 
 def state_of(decision: Decision) -> str:
@@ -172,13 +189,10 @@ def state_of(decision: Decision) -> str:
             return "due"
 
 
-def missed_windows(
-    current: Current, policy: RotationPolicy, now: datetime, sweeps: Callable[[datetime], Iterator[datetime]]
-) -> tuple[str, ...]:
+def missed_windows(current: Current, policy: RotationPolicy, now: datetime, sweeps: Schedule) -> tuple[str, ...]:
     """Return what is wrong with the maintenance window of a secret, in words: nothing, as a rule.
 
-    `sweeps` yields the times at which the sweep runs, from one on: it is the sweep that takes what is due when a
-    window opens.
+    It is the sweep that takes what is due when a window opens.
     """
     window, start = policy.window, max(now, due_at(current, policy))
     if window is None:
@@ -192,7 +206,7 @@ def missed_windows(
             "the version live longer (rotation-validity)"
         )
     for opens in islice(window.openings(start), _OPENINGS_LOOKED_AT):
-        if next(sweeps(opens - timedelta(seconds=1))) >= opens + window.length:
+        if _turn(opens, sweeps) >= opens + window.length:
             warnings.append(
                 f"rotation-window {str(window)!r} is too short for the sweep, which does not run while it is open at "
                 f"{timestamp(opens)}; lengthen it, or let the sweep run more often (ROTATION_SWEEP_SCHEDULE)"

@@ -13,7 +13,7 @@ from typing import Literal
 from rotators import telemetry
 from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
-from rotators.decision import LATE, STATES, Skip, Trigger, decide, overdue_since, state_of
+from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
 from rotators.events import REQUESTED, EventIn, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
@@ -124,15 +124,15 @@ def _look_at(systems: Systems, listed: SecretVersion, trigger: Trigger) -> _Foun
         to_do = "work"
     elif policy.enabled and listed.state is not None and now < listed.state.at + policy.grace:
         to_do = "search"
-    return _Found(state_of(decision), _tell_what_is_late(listed, policy, now), to_do)
+    return _Found(state_of(decision), _tell_what_is_late(listed, policy, now, systems.settings.sweeps), to_do)
 
 
-def _tell_what_is_late(listed: SecretVersion, policy: RotationPolicy, now: datetime) -> bool:
+def _tell_what_is_late(listed: SecretVersion, policy: RotationPolicy, now: datetime, sweeps: Schedule) -> bool:
     """Log what an alert is to say again until it is mended; return whether the secret is overdue."""
-    since, state = overdue_since(current_of(listed), policy, now), listed.state
+    since, state = overdue_since(current_of(listed), policy, now, sweeps), listed.state
     if since is not None:
         write_log(logging.WARNING, "rotation overdue", secret=listed.name, since=timestamp(since))
-    if policy.enabled and state is not None and state.is_unfinished and now - state.at >= LATE:
+    if policy.enabled and state is not None and state.is_unfinished and is_late(state.at, now, sweeps):
         write_log(
             logging.WARNING,
             "rotation pending",

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import timedelta
 from typing import get_args
 
 from rotators.access import Managed
@@ -25,6 +26,9 @@ from rotators.policy import (
 )
 from rotators.systems import Systems
 from rotators.vault import SecretVersion
+
+# From the time in a state to that of its version: clocks that nearly agree, and one request. A redelivery takes longer.
+LONGEST_WRITE = timedelta(seconds=10)
 
 
 def verify_or_reconcile(run: Invocation, managed: Managed, admin: AdminSession) -> None:
@@ -98,8 +102,9 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
     """Return a version that has just come as what is to be believed of it; its tags in Key Vault stay as they are.
 
     Who copies the tags of a version along with its value copies the state too: then this version is theirs, and its
-    state is left out. And a write of ours may take effect so late that another version came first, which may have
-    given its user another password: then it has yet to be verified, and follows that other version.
+    state is left out. And a write of ours may take effect so late that another version came first, or a redelivery
+    failed after it had given the user another password: then it has yet to be verified, and follows what came before
+    it now, which is to be retired, whether or not the one that it was made after is.
     """
     state = secret.state
     if state is None:
@@ -107,11 +112,13 @@ def newcomer(systems: Systems, secret: SecretVersion) -> SecretVersion:
     others = versions_before(systems, secret)
     if any(v.state is not None and (v.state.id, v.state.at) == (state.id, state.at) for v in others):
         return without_state(secret)
-    if state.from_version is None or not _came_late(state.from_version, others):
+    if state.from_version is None or not (
+        _came_late(state.from_version, others) or secret.created - state.at > LONGEST_WRITE
+    ):
         return secret
     before = next(iter(others), None)
     steps = tuple(step for step in get_args(PendingStep) if step == "verify" or step in state.pending)
-    late = dataclasses.replace(state, from_version=before.version if before else None, pending=steps)
+    late = dataclasses.replace(state, from_version=before.version if before else None, pending=steps, retired=None)
     return dataclasses.replace(secret, tags={**secret.tags, STATE_TAG: late.as_tag()})
 
 
@@ -130,11 +137,12 @@ def without_state(secret: SecretVersion) -> SecretVersion:
 def versions_before(systems: Systems, secret: SecretVersion) -> list[SecretVersion]:
     """Return all versions but this one, newest first, without values.
 
-    In a tie of seconds those with a state come first, and then those that were edited: what a person did to the
-    newest of them, such as to take its tags away, must not be passed over.
+    In a tie of seconds those that are disabled come last, for only what is old is retired; of the others those with a
+    state come first, and then those that were edited: what a person did to the newest of them, such as to take its
+    tags away, must not be passed over.
     """
     others = [v for v in systems.vault.versions(secret.name) if v.version != secret.version]
-    return sorted(others, key=lambda v: (v.created, v.state is not None, v.is_edited), reverse=True)
+    return sorted(others, key=lambda v: (v.created, v.enabled, v.state is not None, v.is_edited), reverse=True)
 
 
 def managed_before(versions: Sequence[SecretVersion]) -> SecretVersion | None:

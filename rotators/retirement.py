@@ -2,15 +2,18 @@
 
 import dataclasses
 import logging
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from datetime import datetime
 
 from rotators.access import Managed, locked, look_up
+from rotators.connection_secret import parse
 from rotators.databases import AdminSession
 from rotators.decision import Trigger
-from rotators.errors import DatabaseRefusedError
+from rotators.errors import DatabaseRefusedError, SecretFormatError
 from rotators.journal import Invocation, report, told_as, write_log
 from rotators.outcome import Outcome, timestamp
-from rotators.policy import RotationState, read_policy
+from rotators.policy import AdminSelf, RotationState, read_policy
 from rotators.reconciliation import verify_or_reconcile, write_state
 from rotators.systems import Systems
 from rotators.vault import SecretVersion
@@ -39,8 +42,8 @@ def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
 
 def revoke(run: Invocation, managed: Managed, admin: AdminSession, state: RotationState) -> None:
     """Lock out at once what leaked: the user, its sessions, its version."""
-    old = managed.user if managed.policy.strategy == "single-user" else _other_user(managed, admin)
-    if old is not None:
+    is_single = managed.policy.strategy == "single-user"
+    for old in (managed.user,) if is_single else _claimed((managed.other_user,), managed, admin):
         if old != managed.user:
             admin.lock_out(old)
         try:
@@ -56,7 +59,8 @@ def _retire(run: Invocation) -> Outcome | None:
     if policy is None or not policy.enabled or not is_to_retire(secret, run.systems.now()):
         return None
     managed = look_up(run.systems, secret, policy)
-    if policy.strategy == "single-user":
+    others = _users_of_before(run.systems, managed)
+    if not others:
         # Its password went when the new one came: what is left is the version.
         return _retire_version(run, managed)
     with locked(run.systems, managed) as (admin, _):
@@ -65,8 +69,7 @@ def _retire(run: Invocation) -> Outcome | None:
         with run.step("verify"):
             # Nobody is locked out while the current credential does not log in.
             verify_or_reconcile(run, managed, admin)
-        old = _other_user(managed, admin)
-        if old is not None:
+        for old in _claimed(others, managed, admin):
             sessions = admin.sessions(old)
             if sessions and policy.waits_for_sessions:
                 write_log(
@@ -96,21 +99,44 @@ def _retire_version(run: Invocation, managed: Managed) -> Outcome | None:
     return run.outcome(managed, "resumed", "the old credential is retired", state=retired)
 
 
-def _other_user(managed: Managed, admin: AdminSession) -> str | None:
-    """Return the user that the current version does not name, if it is there and this secret's."""
-    role = admin.roles((managed.other_user,)).get(managed.other_user)
-    return role.name if role is not None and role.claimed_by == managed.identifier else None
+def _users_of_before(systems: Systems, managed: Managed) -> tuple[str, ...]:
+    """Return the users that the current version does not name.
+
+    With single-user there is one only where somebody had the strategy switched, or wrote another user into the secret.
+    """
+    if managed.policy.strategy == "alternating-users":
+        return (managed.other_user,)
+    secret = managed.secret
+    if isinstance(managed.policy.admin, AdminSelf) or secret.state is None:
+        return ()
+    users = set()
+    for version in _versions_of_before(systems, secret, secret.state):
+        # Written by hand it may be no connection; its user is not known to be ours then.
+        with suppress(SecretFormatError):
+            old = systems.vault.version(secret.name, version.version)
+            users.add(parse(old.value, secret=secret.name, tags=old.tags).credential.user)
+    return tuple(sorted(users - {managed.user}))
+
+
+def _claimed(users: Collection[str], managed: Managed, admin: AdminSession) -> list[str]:
+    """Return which of the users are there, and this secret's."""
+    return [name for name, role in admin.roles(users).items() if role.claimed_by == managed.identifier]
 
 
 def _disable_old_versions(systems: Systems, secret: SecretVersion, state: RotationState) -> None:
-    """Disable the version of before, and those before it whose retirement a rotation overtook."""
+    for version in _versions_of_before(systems, secret, state):
+        systems.vault.disable(secret.name, version.version)
+
+
+def _versions_of_before(systems: Systems, secret: SecretVersion, state: RotationState) -> Iterator[SecretVersion]:
+    """Yield, if enabled, the version of before, and those before it whose retirement a rotation overtook."""
     by_version = {v.version: v for v in systems.vault.versions(secret.name)}
-    # Never the newest, whatever a tag says: a GET of the secret would then answer 403.
+    # Never the newest, whatever a tag says: were it disabled, a GET of the secret would answer 403.
     by_version.pop(secret.version, None)
     old = state.from_version
     while old is not None and (version := by_version.pop(old, None)) is not None:
         if version.enabled:
-            systems.vault.disable(secret.name, old)
+            yield version
         if version.state is None or version.state.retired is not None:
             return
         old = version.state.from_version

@@ -49,7 +49,9 @@ class Settings:
 
     def sweeps(self, after: datetime) -> Iterator[datetime]:
         """Yield the minutes in which the sweep runs, in UTC."""
-        yield from CronSim(self.sweep_schedule.split(maxsplit=1)[1], after.astimezone(UTC))
+        times = CronSim(self.sweep_schedule.split(maxsplit=1)[1], after.astimezone(UTC))
+        times.day_and = True  # NCRONTAB wants both day fields to match
+        yield from times
 
 
 def sweep_schedule(environ: Mapping[str, str]) -> str:

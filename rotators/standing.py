@@ -4,19 +4,13 @@ Tags say what was done and what is still to do. Why something was not done they 
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Literal
 
-from cronsim import CronSim
-
-from rotators.decision import Current, due_at
+from rotators.decision import Current, Schedule, due_at, is_late, possible_at
 from rotators.errors import PolicyError
 from rotators.policy import RotationPolicy, RotationState, check_tags, read_policy
-from rotators.settings import DEFAULT_SWEEP_SCHEDULE
 from rotators.vault import SecretVersion
-
-# What a sweep could have done this long ago, and did not, is late: several deliveries have failed as well.
-LATE_AFTER = timedelta(hours=1)
 
 State = Literal["unusable policy", "failed", "overdue", "pending", "due", "paused", "fresh"]
 
@@ -49,13 +43,8 @@ class Standing:
     rotation: RotationState | None = None
 
 
-def stand(
-    secret: SecretVersion, *, prefix: str, now: datetime, sweeps: str = DEFAULT_SWEEP_SCHEDULE
-) -> Standing | None:
-    """Return where a secret stands, from a list with tags or from its newest version; None if it is not managed.
-
-    `sweeps` is the schedule of the sweep: nothing is late before it had its turn.
-    """
+def stand(secret: SecretVersion, *, prefix: str, now: datetime, sweeps: Schedule) -> Standing | None:
+    """Return where a secret stands, from a list with tags or from its newest version; None if it is not managed."""
     try:
         policy = read_policy(secret.name, secret.tags, prefix=prefix)
         if policy is None:
@@ -66,7 +55,7 @@ def stand(
         return Standing(secret.name, "unusable policy", why, (why,), secret.created, secret.expires)
     current = Current(secret.version, secret.created, secret.expires, secret.state)
     due = due_at(current, policy)
-    look = _Look(secret, policy, due, _planned(current, policy, due), now, sweeps)
+    look = _Look(secret, policy, due, possible_at(current, policy, sweeps), now, sweeps)
     state, next_step = look.state()
     return Standing(
         secret=secret.name,
@@ -88,17 +77,6 @@ def clock(moment: datetime) -> str:
     return f"{utc.day} {utc:%b %Y, %H:%M}"
 
 
-def _planned(current: Current, policy: RotationPolicy, due: datetime) -> datetime:
-    """Return when the sweep may rotate: after the other user's grace, and in the window, but for an expired one."""
-    planned, state = due, current.state
-    if policy.strategy == "alternating-users" and state is not None and state.in_grace(current.created, planned):
-        planned = state.usable_until(current.created) or planned
-    if policy.window is not None and not policy.window.is_open(planned):
-        opens = policy.window.opens_next(planned)
-        planned = opens if current.expires is None else max(planned, min(opens, current.expires))
-    return planned
-
-
 @dataclass(frozen=True, slots=True)
 class _Look:
     """A secret with a usable policy, at a moment."""
@@ -108,7 +86,7 @@ class _Look:
     due: datetime
     planned: datetime
     now: datetime
-    sweeps: str
+    sweeps: Schedule
 
     def state(self) -> tuple[State, str]:
         """Return the word for it, and what happens next."""
@@ -122,7 +100,7 @@ class _Look:
                 f"rotation-enabled is false: nothing is rotated, retired or refreshed; due {clock(self.due)}"
             )
         if self.unfinished:
-            if self.is_late(self.unfinished_since):
+            if self._is_late(self.unfinished_since):
                 return "failed", f"{self.unfinished}: each sweep tries, and did not manage yet; the check tells why"
             return "pending", f"{self.unfinished}: the next delivery or sweep does it"
         return self._by_date()
@@ -131,7 +109,7 @@ class _Look:
         due, planned = clock(self.due), clock(self.planned)
         if self.now < self.due:
             return "fresh", f"due {due}" + ("" if planned == due else f", planned {planned}")
-        if self.is_late(self.planned):
+        if self._is_late(self.planned):
             waits = (
                 " (rotation-in-use=wait: maybe for the other user's sessions)" if self.policy.waits_for_sessions else ""
             )
@@ -157,7 +135,7 @@ class _Look:
             and rotation.retired is None
             and self.policy.enabled
             and not self.unfinished
-            and self.is_late(rotation.retire_at)
+            and self._is_late(rotation.retire_at)
         ):
             why = "it waits until nobody uses it" if self.policy.waits_for_sessions else "each sweep tries"
             needs.append(
@@ -177,10 +155,5 @@ class _Look:
     def unfinished_since(self) -> datetime:
         return self.secret.state.at if self.secret.state is not None else self.now
 
-    def is_late(self, since: datetime) -> bool:
-        """Whether something could be done since then, a sweep had its turn, and then some time passed."""
-        if self.now < since + LATE_AFTER:
-            return False
-        times = CronSim(self.sweeps, since)
-        times.day_and = True  # NCRONTAB wants both day fields to match
-        return self.now >= next(times) + LATE_AFTER
+    def _is_late(self, since: datetime) -> bool:
+        return is_late(since, self.now, self.sweeps)

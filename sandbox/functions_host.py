@@ -56,6 +56,7 @@ class FunctionsHost:
         debug_logging: bool = False,
         verbose: bool = False,
         log: Path | None = None,
+        python: Path | str = sys.executable,
     ) -> None:
         self.app = Path(app).resolve()
         self.port = port
@@ -71,6 +72,7 @@ class FunctionsHost:
             *(["--verbose"] if verbose else []),
         ]
         self._log = log
+        self._python = str(python)
         self._keep_log = log is not None
         self._printed = ""
         self._process: subprocess.Popen[bytes] | None = None
@@ -100,7 +102,7 @@ class FunctionsHost:
             self._log.write_text(self._printed)
         start = len(self.output())
         settings = str(Path(self._settings).resolve()) if self._settings else ""
-        command = [sys.executable, "-m", "sandbox.functions_host", "--app", str(self.app), "--port", str(self.port)]
+        command = [self._python, "-m", "sandbox.functions_host", "--app", str(self.app), "--port", str(self.port)]
         # The keys go by the environment: a command line is everybody's to read.
         keys = {
             "SANDBOX_FUNCTION_KEY": self.function_key,

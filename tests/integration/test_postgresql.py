@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
 from rotators.connection_secret import ConnectionSecret, parse
@@ -437,6 +438,24 @@ def test_a_lock_that_is_gone_is_noticed(admin: AdminSession) -> None:
     with Raised(TransientError) as raised:
         admin.assert_locked("a")
     assert "connection pooler" in raised.text
+
+
+def test_a_lock_that_a_pooler_takes_away_at_once_is_noticed_before_anything_is_done(
+    admin: AdminSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In transaction mode the next message may go to another session (P4)."""
+    connection = psycopg_connection(admin)
+    execute = connection.execute
+
+    def execute_and_move(statement: sql.Composed, parameters: Sequence[object] | None = None) -> object:
+        cursor = execute(statement, parameters)
+        if "pg_advisory_lock" in statement.as_string():
+            execute("SELECT pg_advisory_unlock_all()")
+        return cursor
+
+    monkeypatch.setattr(connection, "execute", execute_and_move)
+    with Raised(TransientError):
+        admin.lock("a", wait=SOON)
 
 
 def psycopg_connection(session: AdminSession) -> psycopg.Connection[tuple[object, ...]]:

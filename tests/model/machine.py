@@ -91,8 +91,6 @@ class Watched:
     """The versions as they were when a person took the tags away."""
     late: Counter[str] = field(default_factory=Counter)
     """By cause, the writes that are on their way or have landed late."""
-    switched: set[str] = field(default_factory=set)
-    """The versions whose strategy a person switched: retired as single-user, a user of before is left as it is."""
 
 
 secret_index = st.integers(0, len(KINDS) - 1)
@@ -314,7 +312,6 @@ class Model(RuleBasedStateMachine):
             other = {"alternating-users": "single-user", "single-user": "alternating-users"}[tags["rotation-strategy"]]
             self.bench.vault.update(watched.name, tags={**tags, "rotation-strategy": other})
             watched.grace = None
-            watched.switched.add(self.bench.current(watched.name).version)
 
     @rule(which=secret_index)
     def person_drops_state(self, which: int) -> None:
@@ -326,6 +323,7 @@ class Model(RuleBasedStateMachine):
             watched.name, tags={name: value for name, value in version.tags.items() if name != STATE_TAG}
         )
         watched.grace = None
+        watched.seen[version.version] = ""  # what is not written anywhere is not known: its cause may come again
         if version.version in watched.excused:
             watched.excused[version.version] = Until.PERSON
 
@@ -335,6 +333,7 @@ class Model(RuleBasedStateMachine):
         watched = self.secrets[which]
         self.bench.clock.advance(timedelta(minutes=1))
         self.bench.vault.update(watched.name, tags={})
+        watched.seen[self.bench.current(watched.name).version] = ""
         watched.grace = None
         watched.opted_out = self.bench.versions(watched.name)
 
@@ -446,9 +445,7 @@ class Model(RuleBasedStateMachine):
         before = {v.version: v for v in self.bench.versions(watched.name)}[state.from_version]
         assert not before.enabled, "P2: the old version is disabled"
         old = user_of(before.value)
-        if version.version in watched.switched:
-            return
-        if version.tags["rotation-strategy"] == "alternating-users" and old != user_of(version.value):
+        if version.tags.get("rotation-admin", "self") != "self" and old != user_of(version.value):
             claim = (roles[old].comment or "") if old in roles else ""
             # It may have its login again, for a rotation that was killed: with a password that nobody knows.
             is_ours = claim.endswith(f"/{watched.name}]")

@@ -1,12 +1,13 @@
 """Key Vault's answer is not what Key Vault did: a gateway refused, garbled or delayed it."""
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from rotators.dispatch import deliver, sweep
 from rotators.errors import PermanentError, TransientError
-from rotators.policy import read_state
+from rotators.policy import STATE_TAG, read_state
 from rotators.rotation import rotate
 from sandbox.faults import Fault
 from tests.rotation.test_promises import FakeAirflow
@@ -144,6 +145,65 @@ def test_a_version_that_lands_late_leaves_the_one_before_its_grace(here: World) 
     state = read_state(here.tags(name))
     assert state is not None
     assert state.from_version == here.versions(name)[-2].version
+
+
+@by_each_strategy
+def test_a_write_that_lands_while_a_redelivery_fails_is_not_taken_for_its_own(here: World, strategy: str) -> None:
+    """P1: of one cause, in one second, with one state; the user has the password of the second by then."""
+    there = here.app(topic=None)
+    name = make(here, strategy)
+    rotate(there.systems, here.trigger(name))
+    here.make_due()
+    event = here.near_expiry(name)
+    late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
+    with pytest.raises(TransientError):
+        deliver(there.systems, event)
+    here.vault.fail(method="PUT", path=f"/secrets/{name}", status=503, run=late.land)
+    with pytest.raises(TransientError):
+        deliver(there.systems, event)
+
+
+def test_a_write_that_lands_after_a_redelivery_failed_is_made_to_log_in(here: World) -> None:
+    """P1: nothing is pending on it, and no other version tells that it was late; its own times do."""
+    there = here.app(topic=None)
+    name = here.alternating()
+    rotate(there.systems, here.trigger(name))
+    here.make_due()
+    event = here.near_expiry(name)
+    late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
+    with pytest.raises(TransientError):
+        deliver(there.systems, event)
+    here.clock.advance(timedelta(seconds=15))
+    here.vault.fail(method="PUT", path=f"/secrets/{name}", status=503)
+    with pytest.raises(TransientError):
+        deliver(there.systems, event)
+    late.land()
+    assert not here.logs_in(name)
+    deliver(there.systems, here.event(NEW_VERSION, name))
+    assert here.logs_in(name)
+
+
+@by_each_strategy
+def test_what_came_before_a_late_version_is_retired_though_the_sweep_was_there_first(
+    here: World, strategy: str
+) -> None:
+    """P2: the sweep disables the version that the tag names; the event then tells which it followed indeed."""
+    there = here.app(topic=None)
+    name = make(here, strategy)
+    rotate(there.systems, here.trigger(name))
+    here.make_due()
+    late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
+    with pytest.raises(TransientError):
+        rotate(there.systems, here.trigger(name))
+    here.vault.put(name, here.value(name), tags={t: v for t, v in here.tags(name).items() if t != STATE_TAG})
+    late.land()
+    for _ in range(2):
+        here.clock.advance(timedelta(hours=25))
+        sweep(there.systems)
+    deliver(there.systems, here.event(NEW_VERSION, name))
+    sweep(there.systems)
+    assert here.logs_in(name)
+    assert [v.enabled for v in here.versions(name)] == [False, False, False, True]
 
 
 def test_a_version_that_follows_the_one_before_is_not_looked_at_again(here: World) -> None:

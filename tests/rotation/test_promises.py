@@ -1,9 +1,11 @@
 """What can come between the steps of a rotation, one thing at a time."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from threading import Event, Thread
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -12,7 +14,7 @@ from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.dispatch import deliver, sweep
 from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun
-from rotators.policy import read_state
+from rotators.policy import STATE_TAG, read_state
 from rotators.rotation import rotate
 from rotators.vault import Vault
 from tests.world import ADMIN_SECRET, World, logs_in, user_of
@@ -282,6 +284,60 @@ def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(her
     sweep(here.app(topic=None).systems)
     assert here.logs_in(name)
     assert here.versions(name)[-1].enabled
+
+
+@pytest.mark.parametrize("strategy", ["alternating-users", "single-user"])
+def test_the_next_version_differs_in_user_and_password_alone(here: World, strategy: str) -> None:
+    """Who reads the secret sees the same content type, tags and text, to the last blank."""
+    user = urlsplit(here.user())
+    here.admin()
+    value = (
+        f'{{"port":  {user.port}, "conn_type": "postgres", "host": "{user.hostname}",\n "schema": "postgres", '
+        f'"login": "{user.username}", "password": "{user.password}", "extra": {{"team": [ "a" ]}}}}\n'
+    )
+    tags = {"rotation-strategy": strategy, "rotation-admin": ADMIN_SECRET, "team": "crm"}
+    here.vault.put("airflow-connections-json", value, tags=tags, content_type="application/json")
+    rotate(here.systems, here.trigger("airflow-connections-json"))
+    before, after = here.versions("airflow-connections-json")
+    login, password = json.loads(after.value)["login"], json.loads(after.value)["password"]
+    assert after.value == value.replace(f'"{user.username}"', f'"{login}"').replace(str(user.password), password)
+    assert after.value != value
+    assert after.content_type == before.content_type == "application/json"
+    assert after.tags == {**tags, STATE_TAG: after.tags[STATE_TAG]}
+
+
+def test_a_strategy_that_was_switched_within_the_grace_leaves_no_user_with_its_login(here: World) -> None:
+    """P2: of two users that took turns the one in use stays, also when a rotation overtook the retirement."""
+    name = here.alternating()
+    first = here.value(name)
+    there = here.app(topic=None).systems
+    rotate(there, here.trigger(name))
+    here.vault.update(name, tags={**here.tags(name), "rotation-strategy": "single-user"})
+    rotate(there, here.trigger(name, force=True))
+    assert logs_in(first)
+    here.clock.advance(timedelta(hours=25))
+    sweep(there)
+    assert not logs_in(first)
+    assert here.logs_in(name)
+    assert [v.enabled for v in here.versions(name)] == [False, False, True]
+
+
+def test_with_one_user_nobody_is_locked_out_who_is_not_known_to_be_this_secrets(here: World) -> None:
+    """P6: the secret named a stranger's user, and then nothing that can be read as a connection."""
+    stranger = here.user()
+    here.admin()
+    there = here.app(topic=None).systems
+    name = here.single(stranger, rotation_admin=ADMIN_SECRET)
+    tags = here.tags(name)
+    for value in (here.user(), "no connection", here.user()):
+        here.clock.advance(timedelta(minutes=1))
+        here.vault.put(name, value, tags=tags)
+        deliver(there, here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+        here.clock.advance(timedelta(hours=25))
+        sweep(there)
+    assert logs_in(stranger)
+    assert here.logs_in(name)
+    assert [v.enabled for v in here.versions(name)] == [False, True, False, True]
 
 
 def test_a_request_that_was_crossed_and_cut_off_makes_one_version(here: World) -> None:

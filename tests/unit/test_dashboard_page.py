@@ -22,12 +22,14 @@ from rotators.diagnosis import Finding
 from rotators.errors import CrossSiteError
 from rotators.outcome import AirflowReport, Outcome, RetriedRun, TaskRef
 from rotators.policy import RotationState
+from rotators.settings import read_settings
 from rotators.standing import Standing, stand
 from rotators.vault import SecretVersion
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
 PREFIX = "airflow-connections"
+SWEEPS = read_settings({"KEY_VAULT_URL": "https://v"}).sweeps
 TAGS = {"rotation-strategy": "alternating-users", "rotation-admin": "postgres-admin"}
 HOSTILE = "\"'><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 191 }}"
 
@@ -73,7 +75,7 @@ def version(name: str, *, age: timedelta = 10 * DAY, **tags: str) -> SecretVersi
 
 
 def standings(*versions: SecretVersion) -> list[Standing]:
-    return [s for v in versions if (s := stand(v, prefix=PREFIX, now=NOW)) is not None]
+    return [s for v in versions if (s := stand(v, prefix=PREFIX, now=NOW, sweeps=SWEEPS)) is not None]
 
 
 def state(*, by: str = "timer", at: datetime = NOW - 10 * DAY, retired: datetime | None = None) -> str:
@@ -87,7 +89,7 @@ def overview(*versions: SecretVersion, shown: Shown | None = None, code: str = "
 
 FRESH = version("warehouse", rotation_state=state(retired=NOW - 9 * DAY))
 OVERDUE = version("billing", age=70 * DAY)
-DUE = version("lake", age=60 * DAY)
+DUE = version("lake", age=60 * DAY - timedelta(minutes=30))
 PAUSED = version("crm", rotation_enabled="false")
 UNUSABLE = version("sales", rotation_every="60 days")
 ALL = (FRESH, OVERDUE, DUE, PAUSED, UNUSABLE)
@@ -179,7 +181,7 @@ def test_what_became_of_the_old_credential(rotation: RotationState | None, words
 
 def secret_page(versions: list[SecretVersion], **changes: object) -> str:
     how = {"buttons": (), "checked": None, "notice": None, "links": Links(), "now": NOW} | changes
-    standing = stand(versions[0], prefix=PREFIX, now=NOW)
+    standing = stand(versions[0], prefix=PREFIX, now=NOW, sweeps=SWEEPS)
     return dashboard.secret_page(versions[0].name, standing, versions, **how)  # type: ignore[arg-type]
 
 

@@ -5,13 +5,21 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from rotators.decision import LATE, STATES, Current, Trigger, decide, overdue_since, state_of
+from rotators.decision import LATE, STATES, Current, Schedule, Trigger, decide, overdue_since, possible_at, state_of
 from rotators.policy import RotationPolicy, RotationState, read_policy
+from rotators.settings import read_settings
 
 CREATED = datetime(2026, 11, 1, 12, tzinfo=UTC)
 # `rotation-every` less an hour of slack.
 DUE = CREATED + timedelta(days=9, hours=23)
 CURRENT = Current("v1", CREATED, CREATED + timedelta(days=200), None)
+
+
+def sweeps(schedule: str) -> Schedule:
+    return read_settings({"KEY_VAULT_URL": "https://v", "ROTATION_SWEEP_SCHEDULE": schedule}).sweeps
+
+
+SWEEPS = sweeps("0 */15 * * * *")
 
 
 def policy(**tags: str) -> RotationPolicy:
@@ -22,12 +30,12 @@ def policy(**tags: str) -> RotationPolicy:
 
 
 def test_it_is_overdue_when_it_is_due_for_longer_than_an_hour() -> None:
-    assert overdue_since(CURRENT, policy(), DUE + LATE - timedelta(seconds=1)) is None
-    assert overdue_since(CURRENT, policy(), DUE + LATE) == DUE
+    assert overdue_since(CURRENT, policy(), DUE + LATE - timedelta(seconds=1), SWEEPS) is None
+    assert overdue_since(CURRENT, policy(), DUE + LATE, SWEEPS) == DUE
 
 
 def test_what_is_paused_is_not_overdue() -> None:
-    assert overdue_since(CURRENT, policy(rotation_enabled="false"), DUE + timedelta(days=5)) is None
+    assert overdue_since(CURRENT, policy(rotation_enabled="false"), DUE + timedelta(days=5), SWEEPS) is None
 
 
 @pytest.mark.parametrize(
@@ -37,34 +45,47 @@ def test_what_is_paused_is_not_overdue() -> None:
         ("0 8 * * * for 6h", DUE),
         # It opens at two in the night after.
         ("0 2 * * * for 3h", datetime(2026, 11, 12, 2, tzinfo=UTC)),
-        # Open when it fell due, but not for an hour more: the next one counts.
-        ("0 8 * * * for 195m", datetime(2026, 11, 12, 8, tzinfo=UTC)),
     ],
 )
 def test_a_window_that_has_not_opened_is_no_delay(window: str, possible: datetime) -> None:
     """Its count begins when it could have been rotated, also while the window is closed again."""
     tagged = policy(rotation_window=window)
-    assert overdue_since(CURRENT, tagged, possible + LATE - timedelta(seconds=1)) is None
-    assert overdue_since(CURRENT, tagged, possible + LATE) == possible
-    assert overdue_since(CURRENT, tagged, possible + timedelta(hours=20)) == possible
+    assert overdue_since(CURRENT, tagged, possible + LATE - timedelta(seconds=1), SWEEPS) is None
+    assert overdue_since(CURRENT, tagged, possible + LATE, SWEEPS) == possible
+    assert overdue_since(CURRENT, tagged, possible + timedelta(hours=20), SWEEPS) == possible
+
+
+def test_a_window_that_closes_before_the_sweep_comes_is_no_chance() -> None:
+    """It is open until a quarter past eleven, and due at eleven: the next window counts."""
+    tagged, at_half_past = policy(rotation_window="0 8 * * * for 195m"), sweeps("0 30 * * * *")
+    assert possible_at(CURRENT, tagged, SWEEPS) == DUE
+    assert possible_at(CURRENT, tagged, at_half_past) == datetime(2026, 11, 12, 8, tzinfo=UTC)
+
+
+def test_nothing_is_late_before_the_sweep_had_its_turn() -> None:
+    """It runs at three in the night only."""
+    nightly = sweeps("0 0 3 * * *")
+    turn = datetime(2026, 11, 12, 3, tzinfo=UTC)
+    assert overdue_since(CURRENT, policy(), turn + LATE - timedelta(seconds=1), nightly) is None
+    assert overdue_since(CURRENT, policy(), turn + LATE, nightly) == DUE
 
 
 def test_an_expired_version_does_not_wait_for_its_window() -> None:
     """Due it is since a third of its validity before, but only now it could be rotated."""
     expired = replace(CURRENT, expires=DUE)
     tagged = policy(rotation_window="0 0 1 1 * for 3h")
-    assert overdue_since(expired, tagged, DUE - timedelta(seconds=1)) is None
-    assert overdue_since(expired, tagged, DUE + LATE) == DUE
+    assert overdue_since(expired, tagged, DUE - timedelta(seconds=1), SWEEPS) is None
+    assert overdue_since(expired, tagged, DUE + LATE, SWEEPS) == DUE
 
 
 def test_the_other_users_grace_is_no_delay() -> None:
     """With one user there is no other, and nothing to wait for."""
     state = RotationState("1", "http", "key", "v0", CREATED, retire_at=DUE + timedelta(days=2))
     current = replace(CURRENT, state=state)
-    assert overdue_since(current, policy(), DUE + timedelta(days=2)) is None
-    assert overdue_since(current, policy(), DUE + timedelta(days=3)) == state.retire_at
+    assert overdue_since(current, policy(), DUE + timedelta(days=2), SWEEPS) is None
+    assert overdue_since(current, policy(), DUE + timedelta(days=3), SWEEPS) == state.usable_until(CREATED)
     single = policy(rotation_strategy="single-user", rotation_admin="self")
-    assert overdue_since(current, single, DUE + timedelta(days=2)) == DUE
+    assert overdue_since(current, single, DUE + timedelta(days=2), SWEEPS) == DUE
 
 
 def test_each_decision_of_the_sweep_has_a_state_that_metrics_know() -> None:

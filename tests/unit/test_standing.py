@@ -1,12 +1,14 @@
 """Where a secret stands: one word for it, and what somebody has to see to."""
 
 import dataclasses
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from rotators.credential import Password
 from rotators.policy import LOGIN_TIME, STATE_TAG, PendingStep, RotationState
+from rotators.settings import read_settings
 from rotators.standing import Standing, stand
 from rotators.vault import SecretVersion
 
@@ -40,8 +42,9 @@ def state(
     return RotationState("id-1", "sweep", "timer", "v1", at, pending, retire_at, retired).as_tag()
 
 
-def standing(one: SecretVersion, **how: str) -> Standing:
-    found = stand(one, prefix="airflow-connections", now=NOW, **how)
+def standing(one: SecretVersion, sweeps: str = "0 */15 * * * *") -> Standing:
+    schedule = read_settings({"KEY_VAULT_URL": "https://v", "ROTATION_SWEEP_SCHEDULE": sweeps}).sweeps
+    found = stand(one, prefix="airflow-connections", now=NOW, sweeps=schedule)
     assert found is not None
     return found
 
@@ -50,7 +53,7 @@ def standing(one: SecretVersion, **how: str) -> Standing:
     ("one", "expected", "said"),
     [
         (secret(), "fresh", "due 14 Jan 2027, 11:00"),
-        (secret(age=60 * DAY, expires=120 * DAY), "due", "the next event or sweep rotates it"),
+        (secret(age=60 * DAY - HOUR / 2, expires=120 * DAY), "due", "the next event or sweep rotates it"),
         (secret(age=60 * DAY + 2 * HOUR, expires=120 * DAY), "overdue", "not rotated"),
         (secret(rotation_enabled="false"), "paused", "nothing is rotated"),
         (secret(rotation_every="60 days"), "unusable policy", "expected a duration"),
@@ -70,7 +73,11 @@ def test_one_word_for_where_it_stands(one: SecretVersion, expected: str, said: s
 
 def test_a_secret_without_a_strategy_is_not_managed() -> None:
     """What did not opt in is not on the page (P6)."""
-    assert stand(dataclasses.replace(secret(), tags={}), prefix="airflow-connections", now=NOW) is None
+
+    def never(_: datetime) -> Iterator[datetime]:
+        return iter(())
+
+    assert stand(dataclasses.replace(secret(), tags={}), prefix="airflow-connections", now=NOW, sweeps=never) is None
 
 
 def test_a_sixteenth_tag_is_told_before_the_rotation_fails_on_it() -> None:
