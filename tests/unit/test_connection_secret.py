@@ -96,6 +96,8 @@ REQUIRE = {"sslmode": "require"}
             {"service": "a 'b\\"},
         ),
         ("user=app password={} host=fe80::1%eth0", "libpq-keywords", [Address("fe80::1%eth0", 5432)], None, {}),
+        # A directory, of which nothing is looked up, may be called what no host may.
+        ("user=app password={} host=/run/a..b", "libpq-keywords", [Address("/run/a..b", 5432)], None, {}),
         ("user=app password={} hostaddr=::1", "libpq-keywords", [Address("::1", 5432)], None, {"hostaddr": "::1"}),
         ('{{"conn_type": "postgres", "login": "app", "password": "{}", "host": "db"}}', "airflow-json", [DB], None, {}),
         ('\n{{"engine":"postgres","host":"db","username":"app","password":"{}"}}', "aws-json", [DB], "postgres", {}),
@@ -442,6 +444,13 @@ def test_a_bare_password_may_be_any_text_that_is_no_other_format(password: str, 
     assert read("~" + password, {**AZURE_TAGS, **changed.tags()}) == changed
 
 
+@pytest.mark.parametrize("end", ["\r\n", "\n\n", ""])
+def test_of_a_bare_password_nothing_is_lost_but_the_end_of_the_line(end: str) -> None:
+    """P1: whatever letter it ends with, with that it logs in."""
+    assert read(f" {PASSWORD}X {end}", AZURE_TAGS).credential == Credential("app", Password(f" {PASSWORD}X "))
+    assert read(f"{PASSWORD}X{end}", AZURE_TAGS).credential == Credential("app", Password(f"{PASSWORD}X"))
+
+
 def test_a_bare_password_may_look_like_a_parameter() -> None:
     """What follows the word is no blank for libpq, so it is no key=value string."""
     assert read("user\u2003=x", AZURE_TAGS).format == "bare-password"
@@ -615,6 +624,11 @@ def in_json(more: str) -> str:
     ("value", "tags", "complaint"),
     [
         (f"{U}%ff@h", NO_TAGS, "a percent-encoded text in its URI is not UTF-8; encode it as UTF-8"),
+        (
+            f"{U}@h/d%00",
+            NO_TAGS,
+            "a parameter in it has a NUL or half a surrogate pair, as \\u0000 or %00; take it out",
+        ),
         (f"{U}@/d", NO_TAGS, "its value names no host; write it into it"),
         (
             f"{U}/@h/d",

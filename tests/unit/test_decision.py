@@ -414,6 +414,10 @@ def test_what_is_wrong_with_a_window_is_said_whole() -> None:
         "2027-02-21T12:00:00Z: then it is rotated outside the window; let the window open more often, or the version "
         "live longer (rotation-validity)"
     )
+    assert window_warnings("0 2 * * * for 3h", sweeps="0 0 6 * * *") == (
+        "rotation-window '0 2 * * * for 3h' is too short for the sweep, which does not run while it is open at "
+        "2027-01-23T02:00:00Z; lengthen it, or let the sweep run more often (ROTATION_SWEEP_SCHEDULE)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -465,9 +469,17 @@ def test_a_window_that_never_opens_before_the_expiry_is_told() -> None:
 
 
 def test_a_window_that_was_missed_is_told_once_it_is_late() -> None:
-    """What counts is the time that is left."""
+    """What counts is the time that is left; what has expired waits for nothing."""
     assert window_warnings("0 2 1 2 * for 3h", now=NOW + timedelta(days=80)) != ""
-    assert window_warnings("0 2 1 2 * for 3h", now=NOW + timedelta(days=400)) == ""  # expired: it waits for nothing
+    expiry = NOW + timedelta(days=89)
+    assert window_warnings("0 2 1 2 * for 3h", now=expiry - timedelta(seconds=1)) != ""
+    assert window_warnings("0 2 1 2 * for 3h", now=expiry) == ""
+
+
+@pytest.mark.parametrize(("window", "is_late"), [("59 11 21 2 * for 3h", False), ("0 12 21 2 * for 3h", True)])
+def test_a_window_that_opens_with_the_expiry_opens_too_late(window: str, *, is_late: bool) -> None:
+    """At 12:00 the version has expired, and is rotated then, window or not."""
+    assert ("does not open between" in window_warnings(window)) is is_late
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,12 @@ def test_it_is_overdue_when_it_is_due_for_longer_than_an_hour() -> None:
     assert overdue_since(CURRENT, policy(), DUE + LATE, SWEEPS) == DUE
 
 
+def test_a_version_without_expiry_is_overdue_like_any_other() -> None:
+    unlimited, nightly = replace(CURRENT, expires=None), policy(rotation_window="0 2 * * * for 3h")
+    assert overdue_since(unlimited, policy(), DUE + LATE, SWEEPS) == DUE
+    assert possible_at(unlimited, nightly, SWEEPS) == datetime(2026, 11, 12, 2, tzinfo=UTC)
+
+
 def test_what_is_paused_is_not_overdue() -> None:
     assert overdue_since(CURRENT, policy(rotation_enabled="false"), DUE + timedelta(days=5), SWEEPS) is None
 
@@ -68,6 +74,24 @@ def test_nothing_is_late_before_the_sweep_had_its_turn() -> None:
     turn = datetime(2026, 11, 12, 3, tzinfo=UTC)
     assert overdue_since(CURRENT, policy(), turn + LATE - timedelta(seconds=1), nightly) is None
     assert overdue_since(CURRENT, policy(), turn + LATE, nightly) == DUE
+
+
+def test_a_sweep_that_ran_a_second_before_has_had_no_turn() -> None:
+    """One that runs at that very second has."""
+    at_eleven = sweeps("0 0 11 * * *")
+    missed = replace(CURRENT, created=CREATED + timedelta(seconds=1))
+    assert overdue_since(CURRENT, policy(), DUE + LATE, at_eleven) == DUE
+    tomorrow = DUE + timedelta(days=1) + LATE
+    assert overdue_since(missed, policy(), tomorrow - timedelta(seconds=1), at_eleven) is None
+    assert overdue_since(missed, policy(), tomorrow, at_eleven) == DUE + timedelta(seconds=1)
+
+
+def test_a_third_of_a_validity_may_end_within_a_second() -> None:
+    """The sweep of that second counts, and the hour is still a whole one."""
+    due = datetime(2026, 11, 8, 4, microsecond=666_667, tzinfo=UTC)
+    shortly = replace(CURRENT, expires=CREATED + timedelta(days=10, seconds=1))
+    assert overdue_since(shortly, policy(), due + LATE - timedelta(microseconds=1), SWEEPS) is None
+    assert overdue_since(shortly, policy(), due + LATE, SWEEPS) == due
 
 
 def test_an_expired_version_does_not_wait_for_its_window() -> None:

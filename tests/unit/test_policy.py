@@ -335,6 +335,16 @@ def test_a_reason_is_cut_to_what_fits_and_stays_the_same(reason: str, by: str) -
     assert reason.startswith(str(*kept))
 
 
+@pytest.mark.parametrize("length", [400, 401])
+@pytest.mark.parametrize(("letter", "in_json"), [("x", 1), ("ä", len("\\u00e4"))])
+def test_of_a_reason_that_is_cut_nothing_is_lost_that_has_room(length: int, letter: str, in_json: int) -> None:
+    """With all noted that ever will be the tag is as full as it can be: one letter more would be too long."""
+    state = RotationState(
+        "1", "http", "key", "v0", NOW, ("verify", "refresh"), retire_at=NOW, retired=NOW, reason=letter * length
+    )
+    assert MAXIMUM_TAG_LENGTH - in_json < len(state.as_tag()) <= MAXIMUM_TAG_LENGTH
+
+
 def test_a_reason_of_200_characters_is_kept_where_the_caller_is_a_key() -> None:
     state = RotationState("0" * 36, "http", "key", "0" * 32, NOW, reason="x" * 200)
     assert read_state({STATE_TAG: state.as_tag()}) == state
@@ -369,12 +379,15 @@ def test_a_state_with_the_least_in_it_is_read() -> None:
     )
 
 
+@pytest.mark.parametrize("machine", ["UTC", "Asia/Kolkata"])
 @pytest.mark.parametrize("at", ["2026-11-24T12:00:00Z", "2026-11-24T12:00:00", "2026-11-24T17:30:00+05:30"])
-def test_a_moment_in_a_state_may_be_in_any_zone(at: str) -> None:
-    """A person who mends the tag writes local time with its zone, or UTC."""
-    state = as_state(at=at)
+def test_a_moment_in_a_state_may_be_in_any_zone(at: str, machine: str) -> None:
+    """A person who mends the tag writes local time with its zone, or UTC; the zone of the machine is not asked."""
+    with local_time(machine):
+        state = as_state(at=at)
     assert state is not None
     assert state.at == NOW
+    assert state.at.tzinfo is UTC
 
 
 @pytest.mark.parametrize(
