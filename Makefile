@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak thorough check docs mutants readers browser sandbox start lock requirements clean
+.PHONY: help demo test soak thorough versions check docs mutants readers browser sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
@@ -29,6 +29,9 @@ soak: .venv/.ready ## play the model of what may happen, with fresh seeds, for S
 
 thorough: .venv/.ready ## every kill and every lie, for every kind of secret: an hour or more
 	@THOROUGH=1 $(PYTHON) -m pytest tests/faults
+
+versions: .venv/.ready ## what is about the database, on PostgreSQL 13, 14, 15, 16, 17 and 18
+	@THOROUGH=1 $(PYTHON) -m pytest tests/rights/test_database_rights.py tests/integration/test_postgresql.py
 
 check: .venv/.ready ## ruff, strict types, and the tests that need no server: run it before each commit
 	@.venv/bin/ruff format --check --quiet $(SOURCES)

@@ -139,6 +139,7 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
     copies = _visible_copies(session, rotated)
     if copies is None:
         return None, ()
+    treatment = session.api.access.connections
     for copy in copies:
         with understood():
             name, differences = copy["connection_id"], _differences(copy, rotated)
@@ -147,16 +148,16 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
             warnings.append(not_a_copy(name, differences, "it was left alone"))
             continue
         path = path_of("connections", name)
-        match session.api.access.connections:
+        match treatment:
             case "clear":
-                session.call("DELETE", path, rights=CHANGE_CONNECTIONS, expecting=GONE)
+                session.call("DELETE", path, rights=CHANGE_CONNECTIONS[treatment], expecting=GONE)
                 outcomes.add("cleared")
             case "update":
                 login = {"login": rotated.credential.user, "password": rotated.credential.password.reveal()}
                 changed = session.call(
                     "PATCH",
                     path,
-                    rights=CHANGE_CONNECTIONS,
+                    rights=CHANGE_CONNECTIONS[treatment],
                     expecting=GONE,
                     body={"connection_id": name, "conn_type": copy["conn_type"], **login},
                     query={"update_mask": tuple(login)},
@@ -190,7 +191,8 @@ def _same_connections(session: Session, rotated: RotatedConnection) -> list[Row]
     """Return the connections whose ids lead to this secret: to Airflow's backend `my_db` and `my-db` are one."""
     # In the pattern an underscore stands for any character.
     query = {"connection_id_pattern": rotated.connection_id.replace("-", "_"), "order_by": "connection_id"}
-    listed = list(session.pages("/connections", "connections", rights=CHANGE_CONNECTIONS, query=query))
+    rights = CHANGE_CONNECTIONS[session.api.access.connections]
+    listed = list(session.pages("/connections", "connections", rights=rights, query=query))
     with understood():
         return [copy for copy in listed if folded(copy["connection_id"]) == folded(rotated.connection_id)]
 

@@ -38,7 +38,11 @@ BUSY = (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
 READ_TASKS = "can_read on DAGs, DAG Runs and Task Instances"
 READ_LOGS = "can_read on Task Logs"
 CLEAR_TASKS = "can_edit on DAGs (or this one), DAG Runs and Task Instances"
-CHANGE_CONNECTIONS = "can_read, can_edit and can_delete on Connections"
+CHANGE_CONNECTIONS: Mapping[str, str] = {
+    "clear": "can_read and can_delete on Connections",
+    "update": "can_read and can_edit on Connections",
+    "keep": "can_read on Connections",
+}
 
 
 @dataclass(frozen=True, slots=True)

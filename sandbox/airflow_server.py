@@ -93,6 +93,8 @@ class AirflowServer:
         username: an administrator; there are `viewer`, `user` and `op` too, with the roles of their names.
         password: of all of them.
         home: AIRFLOW_HOME, everything it has.
+        programs: where `airflow` is.
+        variables: the environment of its processes.
     """
 
     def __init__(
@@ -117,6 +119,8 @@ class AirflowServer:
         self._resources = contextlib.ExitStack()
         self._process: subprocess.Popen[bytes] | None = None
         self._token = ""
+        self.programs = Path()
+        self.variables: Mapping[str, str] = {}
         self.username = "admin"
         self.password = secrets.token_urlsafe(16)
         self.home = Path()
@@ -136,13 +140,13 @@ class AirflowServer:
 
         Raise AirflowServerError if that does not come about.
         """
-        programs = ensure_installed()
+        self.programs = ensure_installed()
         self.home = Path(tempfile.mkdtemp(prefix="airflow-"))
         try:
             self._resources.enter_context(self._metastore)
             metastore = self._metastore.create_user("airflow", database="airflow")
             self._metastore.create_database("airflow", owner="airflow")
-            self._launch(programs, metastore)
+            self._launch(metastore)
             self._await_healthy()
             self._await_dags()
         except BaseException:
@@ -155,12 +159,12 @@ class AirflowServer:
             # `standalone` leaves its children behind, and some of them do not heed SIGTERM.
             for sign in (signal.SIGTERM, signal.SIGKILL):
                 _signal_group(self._process.pid, sign)
-                if _comes_about(lambda: not self.processes(), STOP_SECONDS):
+                if comes_about(lambda: not self.processes(), STOP_SECONDS):
                     break
             for stray in self.processes():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(stray, signal.SIGKILL)
-            _comes_about(lambda: not self.processes(), STOP_SECONDS)
+            comes_about(lambda: not self.processes(), STOP_SECONDS)
             self._process.wait()
             self._process = None
         self._resources.close()
@@ -207,13 +211,13 @@ class AirflowServer:
 
     def wait(self, dag_id: str, run_id: str, *, seconds: float = 120.0) -> str:
         """Wait until a run is over; return its state. Raise AirflowServerError if it takes longer."""
-        if not _comes_about(lambda: self.run_state(dag_id, run_id) in END_STATES, seconds):
+        if not comes_about(lambda: self.run_state(dag_id, run_id) in END_STATES, seconds):
             raise AirflowServerError(f"run {run_id} of {dag_id} is not over: {self.states(dag_id, run_id)}")
         return self.run_state(dag_id, run_id)
 
     def wait_until(self, condition: Callable[[], bool], *, seconds: float = 120.0) -> None:
         """Wait until something is so. Raise AirflowServerError if it takes longer."""
-        if not _comes_about(condition, seconds):
+        if not comes_about(condition, seconds):
             raise AirflowServerError(f"it did not come about in {seconds:.0f} s")
 
     def wait_for_task(
@@ -224,7 +228,7 @@ class AirflowServer:
         def state() -> str | None:
             return self.states(dag_id, run_id).get((task_id, map_index))
 
-        if not _comes_about(lambda: state() in states, seconds):
+        if not comes_about(lambda: state() in states, seconds):
             raise AirflowServerError(f"task {task_id} of run {run_id} of {dag_id} is {state()}, not {states}")
         return str(state())
 
@@ -271,8 +275,8 @@ class AirflowServer:
 
     # -- starting ----------------------------------------------------------------------------------------------
 
-    def _launch(self, programs: Path, metastore: str) -> None:
-        api_port, worker_log_port, trigger_log_port = _free_ports(3)
+    def _launch(self, metastore: str) -> None:
+        api_port, worker_log_port, trigger_log_port = free_ports(3)
         self.url = f"http://{HOST}:{api_port}"
         passwords = self.home / "passwords.json"
         passwords.touch(mode=0o600)
@@ -298,9 +302,9 @@ class AirflowServer:
                     "config_prefix": None,
                 }
             )
-        environment = {
+        self.variables = {
             # Nothing of ours: PYTHONDONTWRITEBYTECODE alone would cost each process seconds.
-            "PATH": os.pathsep.join([str(programs), "/usr/local/bin", "/usr/bin", "/bin"]),
+            "PATH": os.pathsep.join([str(self.programs), "/usr/local/bin", "/usr/bin", "/bin"]),
             "HOME": str(self.home),
             "LC_ALL": "C.UTF-8",
             "TZ": "UTC",
@@ -311,9 +315,9 @@ class AirflowServer:
         }
         with (self.home / "output.log").open("wb") as output:
             self._process = subprocess.Popen(
-                [programs / "airflow", "standalone"],
+                [self.programs / "airflow", "standalone"],
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                cwd=self.home, env=environment, process_group=0,
+                cwd=self.home, env=self.variables, process_group=0,
             )  # fmt: skip
 
     def _await_healthy(self) -> None:
@@ -326,7 +330,7 @@ class AirflowServer:
                 return False
             return all(health.get(component, {}).get("status") == "healthy" for component in COMPONENTS)
 
-        if not _comes_about(healthy, START_SECONDS):
+        if not comes_about(healthy, START_SECONDS):
             raise AirflowServerError(f"Airflow did not become healthy:\n{self.output()[-4000:]}")
 
     def _await_dags(self) -> None:
@@ -339,7 +343,7 @@ class AirflowServer:
             listed = self.call("GET", "dags", limit=100)["dags"]
             return wanted <= {Path(dag["fileloc"]).name for dag in listed}
 
-        if not _comes_about(read, START_SECONDS):
+        if not comes_about(read, START_SECONDS):
             raise AirflowServerError(f"Airflow did not read the DAGs:\n{self.output()[-4000:]}")
 
     def _request(
@@ -365,7 +369,7 @@ class AirflowServer:
         return json.loads(text) if text else None
 
 
-def _comes_about(condition: Callable[[], bool], seconds: float) -> bool:
+def comes_about(condition: Callable[[], bool], seconds: float) -> bool:
     """Ask until it is so, or the time is over."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -379,12 +383,22 @@ def _quoted(run_id: str) -> str:
     return urllib.parse.quote(run_id, safe="")
 
 
-def _free_ports(count: int) -> Sequence[int]:
+def free_ports(count: int) -> Sequence[int]:
     with contextlib.ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind((HOST, 0))
         return [int(probe.getsockname()[1]) for probe in probes]
+
+
+def end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process that leads a group, and with it the group."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        _signal_group(process.pid, sign)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=STOP_SECONDS)
+            break
+    _signal_group(process.pid, signal.SIGKILL)
 
 
 def _signal_group(group: int, sign: signal.Signals) -> None:

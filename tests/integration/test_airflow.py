@@ -4,6 +4,8 @@ Most tests look at one night: runs of many DAGs have failed, then the credential
 """
 
 import dataclasses
+import json
+import shlex
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from rotators.doctor import examine
 from rotators.errors import AirflowRefusedError, TransientError
 from rotators.outcome import AirflowReport
 from rotators.systems import connect
+from sandbox.airflow_fab import FabApiServer
 from sandbox.airflow_server import DAGS, AirflowServer
 from sandbox.key_vault import KeyVault
 from sandbox.postgresql import HOST, PostgreSQL
@@ -27,6 +30,10 @@ from tests.world import environment
 pytestmark = pytest.mark.timeout(600)
 
 Task = tuple[str, int]
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "airflow.md"
+ROLE_FILE = "infra/airflow/role.json"
 
 # A DAG whose file is deleted while its failed run waits for a retry.
 GONE = """
@@ -557,3 +564,152 @@ def test_the_doctor_names_the_rights_that_a_viewer_has_not(world: World, warehou
         viewer.check_clearing()
     with pytest.raises(AirflowRefusedError, match="can_delete on Connections"):
         viewer.copies(warehouse)
+
+
+# -- with the least rights, as Flask-AppBuilder gives them ----------------------------------------------------
+
+ROLE = json.loads((ROOT / ROLE_FILE).read_text())
+RIGHTS = [(entry["resource"], action) for entry in ROLE for action in entry["action"].split(",")]
+# What the doctor asks, each of which needs some of them.
+ASKED_BY: Mapping[tuple[str, str], Callable[[Airflow, RotatedConnection], object]] = {
+    ("DAGs", "can_read"): lambda airflow, _: airflow.check(),
+    ("DAG Runs", "can_read"): lambda airflow, _: airflow.check(),
+    ("Task Instances", "can_read"): lambda airflow, _: airflow.check(),
+    ("Task Logs", "can_read"): lambda airflow, _: airflow.check_logs(),
+    ("DAGs", "can_edit"): lambda airflow, _: airflow.check_clearing(),
+    ("DAG Runs", "can_edit"): lambda airflow, _: airflow.check_clearing(),
+    ("Task Instances", "can_edit"): lambda airflow, _: airflow.check_clearing(),
+    ("Connections", "can_read"): lambda airflow, rotated: airflow.copies(rotated),
+}
+# In Airflow's own environment: users with each of these roles, and what becomes of somebody whom Entra sends with some.
+LESSER_AND_SIGN_IN = """
+from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+with get_application_builder() as appbuilder:
+    security = appbuilder.sm
+    for name, rights in {lesser!r}.items():
+        role = security.add_role(name)
+        for resource, action in rights:
+            security.add_permission_to_role(role, security.get_permission(action, resource))
+        email = name.replace(" ", "-") + "@example.com"
+        assert security.add_user(name, "Lesser", "Rotation", email, role, {password!r})
+    for roles in ["Airflow.Op", "Somebody.Else"], []:
+        claims = {{"username": "ada", "email": "ada@example.com", "role_keys": roles}}
+        user = security.auth_user_oauth(claims, rotate_session_id=False)
+        print("signed in:", *sorted(role.name for role in user.roles))
+"""
+
+
+def without(resource: str, action: str) -> str:
+    """Return the name of the role, and of the user, that has not this right."""
+    return f"without {action} on {resource}"
+
+
+@dataclass(frozen=True)
+class Fab:
+    """The same Airflow by another API server: users with the role of docs/airflow.md, and with less."""
+
+    world: World
+    url: str
+    printed: str
+
+    def airflow(self, user: str = "rotator", *, connections: str = "clear") -> Airflow:
+        return self.world.airflow(username=user, url=self.url, connections=connections)
+
+
+@pytest.fixture(scope="module")
+def fab(world: World) -> Iterator[Fab]:
+    """Make the role and its user by the commands of the page, and one of each that lacks something."""
+    lesser = {without(*right): [other for other in RIGHTS if other != right] for right in RIGHTS}
+    lesser["without Connections"] = [right for right in RIGHTS if right[0] != "Connections"]
+    lesser["update"] = [*lesser[without("Connections", "can_delete")], ("Connections", "can_edit")]
+    import_role, create_user = (
+        shlex.split(line.replace(ROLE_FILE, str(ROOT / ROLE_FILE)))[1:]
+        for line in PAGE.read_text().splitlines()
+        if line.startswith("    airflow ")
+    )
+    create_user += ["--password", world.server.password]
+    entra = {
+        "ENTRA_TENANT_ID": "0b6ff9b6-0000-0000-0000-000000000000",
+        "ENTRA_CLIENT_ID": "-",
+        "ENTRA_CLIENT_SECRET": "-",
+    }
+    server = FabApiServer(world.server, config=ROOT / "infra" / "airflow" / "webserver_config.py", environment=entra)
+    then = LESSER_AND_SIGN_IN.format(lesser=lesser, password=world.server.password)
+    printed = server.run(import_role, create_user, then=then)
+    with server:
+        yield Fab(world, server.url, printed)
+
+
+def test_the_least_role_heals(world: World, fab: Fab) -> None:
+    """P5: what may be cleared is cleared, what failed runs again; Airflow may read single secrets and no more."""
+    denials = [world.vault.deny(permission) for permission in ("list", "setSecret", "update", "delete")]
+    world.publish("lake", "lake", "wrong")
+    run = world.server.trigger("reads_lake")
+    assert world.server.wait("reads_lake", run) == "failed"
+    world.publish("lake", "lake")
+    world.server.create_connection("lake", **world.copy("lake"))
+    lake = world.rotated("lake", "lake", rotation_id="least")
+    report = fab.airflow().refresh(lake)
+    assert (report.status, report.connection) == ("healed", "cleared"), report.warnings
+    assert world.server.wait("reads_lake", run) == "success"
+    assert world.server.task("reads_lake", run, "lake")["note"] == lake.note
+    for denial in denials:
+        denial.remove()
+
+
+@pytest.mark.usefixtures("ended")
+@pytest.mark.parametrize("right", ASKED_BY, ids=" ".join)
+def test_a_right_that_the_least_role_has_not_is_named(
+    fab: Fab, warehouse: RotatedConnection, right: tuple[str, str]
+) -> None:
+    """P7: no right of the role is one too many, and the doctor finds each that is missing."""
+    resource, action = right
+    ASKED_BY[right](fab.airflow(), warehouse)
+    with pytest.raises(AirflowRefusedError, match=f"{action} .*{resource}"):
+        ASKED_BY[right](fab.airflow(without(resource, action)), warehouse)
+
+
+def test_a_copy_that_may_not_be_deleted_is_told(world: World, fab: Fab, warehouse: RotatedConnection) -> None:
+    """P7: only deleting shows whether one may; the report names the right, and the copy stays."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    report = fab.airflow(without("Connections", "can_delete")).refresh(warehouse)
+    assert (report.status, report.connection) == ("refused", None)
+    assert "can_read and can_delete on Connections" in report.warnings[0]
+    assert world.server.connection("warehouse") is not None
+
+
+def test_who_keeps_copies_needs_no_right_to_them(fab: Fab, warehouse: RotatedConnection) -> None:
+    """With AIRFLOW_CONNECTIONS=keep the role goes without Connections."""
+    report = fab.airflow("without Connections", connections="keep").refresh(warehouse)
+    assert (report.status, report.connection) == ("healed", None)
+
+
+def test_who_updates_copies_edits_them_and_deletes_none(world: World, fab: Fab, warehouse: RotatedConnection) -> None:
+    """With AIRFLOW_CONNECTIONS=update the role has can_edit on Connections in the place of can_delete."""
+    world.server.create_connection("warehouse", **world.copy("app"))
+    assert fab.airflow("update", connections="update").refresh(warehouse).connection == "updated"
+    report = fab.airflow(without("Connections", "can_delete"), connections="update").refresh(warehouse)
+    assert "can_read and can_edit on Connections" in report.warnings[0]
+
+
+def test_every_right_of_the_least_role_is_tried() -> None:
+    """A right that is added to the role needs a test that misses it."""
+    assert {*ASKED_BY, ("Connections", "can_delete")} == set(RIGHTS)
+
+
+def test_people_have_the_roles_that_entra_says(fab: Fab) -> None:
+    """What the groups of today give, at each login, beside users with a password."""
+    assert [line for line in fab.printed.splitlines() if line.startswith("signed in:")] == [
+        "signed in: Op Public",
+        "signed in: Public",
+    ]
+
+
+def test_airflow_reads_its_connections_as_the_page_says(world: World) -> None:
+    """The tests above ran with the very settings of docs/airflow.md."""
+    lines = (line.strip() for line in PAGE.read_text().splitlines() if line.startswith("    backend"))
+    written = dict(line.split(" = ", 1) for line in lines)
+    used = world.server.variables
+    assert written["backend"] == used["AIRFLOW__SECRETS__BACKEND"]
+    kwargs = {**json.loads(written["backend_kwargs"]), "vault_url": world.vault.url}
+    assert kwargs == json.loads(used["AIRFLOW__SECRETS__BACKEND_KWARGS"])

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
 
 import psycopg
 import pytest
@@ -199,3 +201,16 @@ def test_a_commit_whose_answer_is_lost_is_finished_in_the_same_call(
     assert outcome.status == "resumed"
     assert here.logs_in(name)
     assert len(here.versions(name)) == 2
+
+
+def test_a_version_by_hand_for_another_server_is_not_mended_with_the_old_one(here: World) -> None:
+    """P6: an earlier password of the user is good for the server that it was written for, and says nothing here."""
+    name = here.single(rotation_admin="self")
+    before = here.value(name)
+    moved = before.replace("127.0.0.1", "localhost").replace(before.split(":")[2].split("@")[0], "of-another-server")
+    here.clock.advance(timedelta(minutes=1))
+    here.vault.put(name, moved, tags=here.tags(name))
+    with suppress(LoginRefusedError):
+        deliver(here.systems, here.event("Microsoft.KeyVault.SecretNewVersionCreated", name))
+    assert here.logs_in(before)
+    assert not here.logs_in(moved)
