@@ -15,6 +15,7 @@ from rotators.dispatch import deliver, sweep
 from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun
 from rotators.policy import STATE_TAG, read_state
+from rotators.retirement import retire
 from rotators.rotation import rotate
 from rotators.vault import Vault
 from tests.world import ADMIN_SECRET, World, logs_in, user_of
@@ -271,6 +272,22 @@ def test_the_old_user_is_not_retired_while_the_current_version_does_not_log_in(h
     sweep(here.app(topic=None).systems)
     assert logs_in(old)
     assert here.versions(name)[0].enabled
+
+
+def test_a_rotation_that_comes_while_a_retirement_begins_keeps_its_user(here: World) -> None:
+    """P1: the user that was to be retired is in use again, so the lock is taken first, and then looked once more."""
+    name = here.alternating()
+    there = here.app(topic=None).systems
+    rotate(there, here.trigger(name))
+    here.clock.advance(timedelta(hours=25))
+
+    def cross() -> None:
+        rotate(there, here.trigger(name, force=True))
+
+    here.vault.fail(method="GET", path=f"/secrets/{ADMIN_SECRET}$", run=cross, when="after")
+    assert retire(there, here.trigger(name, "sweep")) is None
+    assert len(here.versions(name)) == 3
+    assert here.logs_in(name)
 
 
 def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(here: World) -> None:
