@@ -1,6 +1,6 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak thorough versions check mutants readers browser sandbox start lock requirements clean
+.PHONY: help demo test soak thorough versions check docs mutants readers browser sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
@@ -39,6 +39,11 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 	@.venv/bin/mypy
 	@$(PYTHON) -m pytest -q tests/unit tests/infra
 
+# In an environment of its own, so that .venv stays what the tests need.
+docs: .venv/.ready ## the pages as a site with a search, in site/: dead links are errors, and what it would load from elsewhere
+	@$(UV) run --quiet --frozen --isolated --only-group docs zensical build --strict --clean
+	@$(PYTHON) -m tests.built_site
+
 readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS="--help" says how else)
 	@$(PYTHON) -m tests.endurance.readers $(READERS)
 
@@ -65,7 +70,7 @@ requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock (E
 	@mv $@.tmp requirements.txt
 
 clean: ## remove what the other commands made
-	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants local.settings.json
+	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants site local.settings.json
 
 .venv/.ready: uv.lock pyproject.toml .python-version | $(UV)
 	@$(UV) sync --quiet --frozen

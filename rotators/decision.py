@@ -1,4 +1,4 @@
-"""What is to be done about a trigger: pure, and tested as the table in the README."""
+"""What is to be done about a trigger: pure, and tested as a table."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

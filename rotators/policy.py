@@ -112,7 +112,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class RotationPolicy:
-    """What people want for one secret; the table of tags in the README has a row for each attribute.
+    """What people want for one secret; docs/reference.md has a row for each tag.
 
     `connection_id` is None when Airflow has no part in it. `users` is None until the secret's value is read:
     see `pair`.

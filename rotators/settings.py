@@ -29,7 +29,7 @@ _IN_HEADERS = ("AIRFLOW_TOKEN", "EVENT_GRID_TOPIC_KEY")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the app settings say; the table in the README has a row for each."""
+    """What the app settings say; docs/reference.md has a row for each."""
 
     vault_url: str
     client_id: str | None

@@ -1,4 +1,4 @@
-"""The queries of docs/alerts.md and docs/audit.md, against the lines that real rotations write."""
+"""The queries of docs/alerts.md, audit.md and troubleshooting.md, against the lines that real rotations write."""
 
 import json
 import logging
@@ -131,8 +131,8 @@ def test_what_a_query_asks_for_stands_in_lines_that_are_really_written(
     caplog.set_level(logging.INFO)
     everything_that_can_happen(here, monkeypatch)
     written = lines(caplog)
-    asked = [*queries("alerts.md"), *queries("audit.md")]
-    assert len(asked) == 17
+    asked = [*queries("alerts.md"), *queries("audit.md"), *queries("troubleshooting.md")]
+    assert len(asked) == 18
     wrong = []
     for query in asked:
         taken = [line for line in written if query.takes(line)]

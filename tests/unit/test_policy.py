@@ -53,7 +53,7 @@ def policy(tags: Mapping[str, str], name: str = NAME) -> RotationPolicy:
 
 
 def test_a_strategy_and_an_admin_are_enough() -> None:
-    """What the tags leave open has the defaults that design and README name."""
+    """What the tags leave open has the defaults that design and docs/reference.md name."""
     assert policy(ALTERNATING) == RotationPolicy(
         strategy="alternating-users",
         admin=AdminSecret("postgres-admin"),
@@ -166,7 +166,7 @@ def test_all_wrong_tags_are_named_at_once() -> None:
 
 
 def test_complaints_make_one_sentence() -> None:
-    """P7: each once, in the order of the table in the README, and what to do at the end."""
+    """P7: each once, in the order of the table in docs/reference.md, and what to do at the end."""
     with pytest.raises(PolicyError) as caught:
         policy({**ALTERNATING, "rotation-in-use": " ", "rotation-every": "soon"})
     assert str(caught.value) == (
@@ -176,7 +176,7 @@ def test_complaints_make_one_sentence() -> None:
 
 
 def test_the_tags_are_those_of_the_contract() -> None:
-    """Each one that the README names, and no other, is read, inherited and known."""
+    """Each one that docs/reference.md names, and no other, is read, inherited and known."""
     assert POLICY_TAGS == (
         "rotation-strategy",
         "rotation-admin",
@@ -208,7 +208,7 @@ def test_without_rotation_users_the_pair_comes_from_the_current_user(user: str) 
 @given(number=st.integers(0, 99_999), unit=st.sampled_from("mhd"))
 @EXAMPLES
 def test_a_duration_is_a_number_and_a_unit(number: int, unit: str) -> None:
-    """Minutes, hours and days, as in Azure's tools and in the README."""
+    """Minutes, hours and days, as in Azure's tools and in docs/reference.md."""
     seconds = {"m": 60, "h": 3600, "d": 86_400}[unit]
     assert duration(f"{number}{unit}") == timedelta(seconds=number * seconds)
 
