@@ -135,7 +135,7 @@ class Airflow:
 def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[ConnectionCopy | None, tuple[str, ...]]:
     """Clear, update or keep what a worker falls back to when the vault does not answer."""
     outcomes: set[ConnectionCopy] = {"absent"}
-    denied: set[str] = set()
+    doubted: set[str] = set()
     warnings = []
     copies = _visible_copies(session, rotated)
     if copies is None:
@@ -153,6 +153,8 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
             case "clear":
                 changed = session.call("DELETE", path, rights=CHANGE_CONNECTIONS[treatment], expecting=GONE)
                 outcomes.add("cleared")
+                if changed.status != HTTPStatus.NO_CONTENT:
+                    doubted.add(name)
             case "update":
                 login = {"login": rotated.credential.user, "password": rotated.credential.password.reveal()}
                 changed = session.call(
@@ -163,26 +165,27 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
                     body={"connection_id": name, "conn_type": copy["conn_type"], **login},
                     query={"update_mask": tuple(login)},
                 )
-                outcomes.add("updated" if changed.is_good else "absent")
+                if changed.is_good:
+                    with understood():
+                        outcomes.add("updated" if changed.body["connection_id"] == name else "absent")
+                else:
+                    doubted.add(name)
             case "keep":
                 outcomes.add("kept")
-                continue
-        if not changed.is_good:
-            denied.add(name)
-    if denied:
-        _check_gone(session, rotated, denied)
+    if doubted:
+        _check_gone(session, rotated, doubted)
     gravity: tuple[ConnectionCopy, ...] = ("cleared", "updated", "kept", "different", "absent")
     return next(outcome for outcome in gravity if outcome in outcomes), tuple(warnings)
 
 
 def _check_gone(session: Session, rotated: RotatedConnection, names: Collection[str]) -> None:
-    """Raise TransientError if one is still listed: then it was not Airflow that said it is not there."""
+    """Raise TransientError if one is still listed: then it was not Airflow that said it is gone."""
     with understood():
         listed = {copy["connection_id"] for copy in _same_connections(session, rotated)}
     if still := sorted(listed.intersection(names)):
         raise TransientError(
-            f"Airflow lists the connection {still[0]!r} and answers that it is not there; it is tried again; if this "
-            "lasts, look at the proxy before Airflow"
+            f"Airflow lists the connection {still[0]!r}, of which it was answered that it is gone; it is tried again; "
+            "if this lasts, look at the proxy before Airflow"
         )
 
 

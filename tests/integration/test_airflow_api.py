@@ -60,9 +60,10 @@ class FakeAirflow:
 
     def answer(self, request: Request) -> Response:
         self.requests.append(request)
-        return self.trouble(request) or Response.json(201 if request.method == "POST" else 200, self.body(request))
+        status = {"POST": 201, "DELETE": 204}.get(request.method, 200)
+        return self.trouble(request) or Response.json(status, self.body(request))
 
-    def body(self, request: Request) -> Any:  # noqa: PLR0911 (a table)
+    def body(self, request: Request) -> Any:  # noqa: C901, PLR0911 (a table)
         match request.method, request.path.removeprefix("/api/v2").strip("/").split("/"):
             case _, ["version"]:
                 return {"version": self.version}
@@ -70,6 +71,8 @@ class FakeAirflow:
                 return {"access_token": f"token-{len(self.asked('POST', '/auth/token'))}"}
             case "GET", ["connections"]:
                 return {"connections": [{**COPY, "login": "app"}], "total_entries": 1}
+            case "PATCH", ["connections", _]:
+                return COPY
             case "GET", ["dags", "~", *_]:
                 return self.page(request, [self.row(dag) for dag in self.dags])
             case _, [*_, "logs", _]:
@@ -262,11 +265,13 @@ def test_failed_copy_step_does_not_stop_the_retry(fake: FakeAirflow) -> None:
     assert "500" in report.warnings[0]
 
 
-@pytest.mark.parametrize("treatment", ["clear", "update"])
+@pytest.mark.parametrize(("treatment", "status"), [("clear", 404), ("clear", 200), ("update", 404)])
 @pytest.mark.parametrize("is_listed", [True, False])
-def test_copy_that_is_said_to_be_gone_is_looked_for(fake: FakeAirflow, treatment: str, *, is_listed: bool) -> None:
-    """A gateway may say 404 of what is there, and a copy that stays has the old password (P5)."""
-    gone = Response.json(404, {"detail": "not found"})
+def test_copy_that_is_said_to_be_gone_is_looked_for(
+    fake: FakeAirflow, treatment: str, status: int, *, is_listed: bool
+) -> None:
+    """A gateway may say 404 of what is there, or all is well, and a copy that stays has the old password (P5)."""
+    gone = Response.text(status, "<html>")
 
     def say_gone(request: Request) -> Response | None:
         if request.path.endswith("/connections/warehouse"):
@@ -278,7 +283,15 @@ def test_copy_that_is_said_to_be_gone_is_looked_for(fake: FakeAirflow, treatment
     report = fake.airflow(connections=treatment).refresh(ROTATED)
     assert len(report.retried) == 1
     assert report.status == ("pending" if is_listed else "healed")
-    assert ("is not there" in "".join(report.warnings)) is is_listed
+    assert ("is gone" in "".join(report.warnings)) is is_listed
+
+
+@pytest.mark.parametrize("body", ["<html>", "{}", "[]"])
+def test_copy_is_updated_when_airflow_says_so(fake: FakeAirflow, body: str) -> None:
+    """And not when a gateway does (P5)."""
+    fake.trouble = always(Response.text(200, body), ending="/connections/warehouse")
+    report = fake.airflow(connections="update").refresh(ROTATED)
+    assert (report.status, report.connection, len(report.retried)) == ("pending", None, 1)
 
 
 def test_failed_search_does_not_hide_the_cleared_copy(fake: FakeAirflow) -> None:
