@@ -15,7 +15,7 @@ from tests.faults.instance import Instance
 from tests.faults.stories import Case, later_rotation
 from tests.faults.wire import Act, When
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(3600 if THOROUGH else 900)
 
 # How long the program waits for an answer here, in seconds.
 PATIENCE = 0.3

@@ -290,6 +290,20 @@ def test_a_rotation_that_comes_while_a_retirement_begins_keeps_its_user(here: Wo
     assert here.logs_in(name)
 
 
+def test_the_newest_version_is_never_disabled_whatever_its_tag_says(here: World) -> None:
+    """P1: a state that names its own version as the one before, as a copy or an edit may."""
+    name = here.alternating()
+    there = here.app(topic=None).systems
+    rotate(there, here.trigger(name))
+    first, current = here.versions(name)
+    state = here.tags(name)[STATE_TAG].replace(first.version, current.version)
+    here.vault.update(name, tags={**here.tags(name), STATE_TAG: state})
+    here.clock.advance(timedelta(hours=25))
+    sweep(there)
+    assert here.logs_in(name)
+    assert here.versions(name)[-1].enabled
+
+
 def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(here: World) -> None:
     """P1: what retires is the user that the current version does not name, whatever the state says."""
     name = here.alternating()
