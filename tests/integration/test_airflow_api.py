@@ -597,6 +597,13 @@ def test_without_a_task_that_ended_rights_cannot_be_tried(fake: FakeAirflow) -> 
     assert not fake.asked("POST", "/clearTaskInstances")
 
 
+def test_task_that_two_pages_show_is_examined_once(fake: FakeAirflow) -> None:
+    """A list that grows while it is read shifts; what is shown again does not count against the limit (P5)."""
+    fake.dags = ["report", "report"]
+    report = fake.airflow(max_examined=1).refresh(ROTATED)
+    assert (report.examined, len(report.retried), report.warnings) == (1, 1, ())
+
+
 def test_dags_that_are_gone_are_named(fake: FakeAirflow) -> None:
     fake.trouble = always(Response.json(404, {}), ending="/dags/daily")
     assert fake.airflow().missing_dags(("daily", "report")) == ("daily",)
