@@ -4,7 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from threading import Event, Thread
+from threading import Barrier, Event, Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -315,6 +315,18 @@ def test_a_handmade_version_that_names_the_old_user_keeps_it_from_retirement(her
     sweep(here.app(topic=None).systems)
     assert here.logs_in(name)
     assert here.versions(name)[-1].enabled
+
+
+def test_the_sweep_works_at_several_secrets_at_a_time(here: World) -> None:
+    """Each write waits for the other."""
+    names = [here.alternating(), here.alternating()]
+    here.make_due()
+    both = Barrier(2, timeout=10)
+    for name in names:
+        here.vault.fail(method="PUT", path=f"/secrets/{name}", run=both.wait)
+    sweep(here.app(topic=None).systems)
+    assert not both.broken
+    assert [len(here.versions(name)) for name in names] == [2, 2]
 
 
 @pytest.mark.parametrize("strategy", ["alternating-users", "single-user"])
