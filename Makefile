@@ -22,7 +22,7 @@ start: .venv/.ready ## run the app on the sandbox (with func, if it is installed
 	else $(PYTHON) -m sandbox.functions_host; fi
 
 test: .venv/.ready browser ## every test, on real PostgreSQL and real Airflow
-	@$(PYTHON) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile $(PYTEST_ARGS)
 
 soak: .venv/.ready ## play the model of what may happen, with fresh seeds, for SOAK_MINUTES (30)
 	@$(PYTHON) -m tests.soak

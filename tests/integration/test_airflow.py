@@ -627,7 +627,7 @@ def fab(world: World) -> Iterator[Fab]:
         for line in PAGE.read_text().splitlines()
         if line.startswith("    airflow ")
     )
-    create_user += ["--password", world.server.password]
+    create_user.append(f"--password={world.server.password}")  # which may begin with a hyphen
     entra = {
         "ENTRA_TENANT_ID": "0b6ff9b6-0000-0000-0000-000000000000",
         "ENTRA_CLIENT_ID": "-",
