@@ -11,6 +11,7 @@ from rotators.credential import Password
 from rotators.decision import LONGEST_REASON, Trigger, TriggerKind
 from rotators.errors import BadRequestError, TransientError
 from rotators.policy import cause_id, is_secret_name
+from rotators.retries import forget_retry_after
 
 if TYPE_CHECKING:
     from azure.core.credentials import TokenCredential
@@ -142,13 +143,7 @@ class Topic:
             else self._credential
         )
         try:
-            with EventGridPublisherClient(
-                self._endpoint,
-                credential,
-                connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
-                read_timeout=_READ_TIMEOUT_SECONDS,
-                retry_total=2,
-            ) as client:
+            with EventGridPublisherClient(self._endpoint, credential) as client:
                 client.send(
                     [
                         EventGridEvent(
@@ -159,7 +154,12 @@ class Topic:
                             data_version="1",
                         )
                         for event in events
-                    ]
+                    ],
+                    # Given to the client itself, all of these are dropped without a word.
+                    connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
+                    read_timeout=_READ_TIMEOUT_SECONDS,
+                    retry_total=2,
+                    raw_response_hook=forget_retry_after,
                 )
         except AzureError as error:
             failure = TransientError(f"the Event Grid topic took no event ({type(error).__name__})")

@@ -15,6 +15,7 @@ from rotators.databases import Engine
 from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.errors import SettingsError, TransientError
 from rotators.events import Topic
+from rotators.retries import forget_retry_after
 from rotators.settings import Settings, read_settings
 from rotators.vault import Vault
 
@@ -76,6 +77,9 @@ def _credential(settings: Settings) -> TokenCredential:
             client_id=settings.client_id,
             connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
             read_timeout=_READ_TIMEOUT_SECONDS,
+            # Of its own it would repeat ten times, for minutes.
+            retry_total=2,
+            raw_response_hook=forget_retry_after,
         )
     try:
         return DefaultAzureCredential(managed_identity_client_id=settings.client_id)

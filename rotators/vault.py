@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from azure.core.credentials import TokenCredential
@@ -15,9 +14,6 @@ from azure.core.exceptions import (
     HttpResponseError,
     ResourceNotFoundError,
 )
-from azure.core.pipeline import PipelineResponse
-from azure.core.pipeline.policies import RetryPolicy
-from azure.core.rest import HttpRequest, HttpResponse
 from azure.keyvault.secrets import KeyVaultSecret, SecretClient, SecretProperties
 
 from rotators.credential import Password
@@ -31,9 +27,8 @@ from rotators.errors import (
     VaultRefusedError,
 )
 from rotators.policy import STATE_TAG, RotationState, read_state
+from rotators.retries import BoundedRetry
 
-# Event Grid waits 30 s for an answer: rather give the event back than sleep through that.
-LONGEST_WAIT = timedelta(seconds=5)
 _CURSOR = "$skiptoken"
 _CONNECTION_TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 15
@@ -71,7 +66,7 @@ class Vault:
         self._client = SecretClient(
             self.url,
             credential,
-            retry_policy=_BoundedRetry(retry_total=3),
+            retry_policy=BoundedRetry(retry_total=3),
             connection_timeout=_CONNECTION_TIMEOUT_SECONDS,
             read_timeout=_READ_TIMEOUT_SECONDS,
         )
@@ -196,20 +191,6 @@ class Vault:
             f"secret {name!r}",
             lambda: self._client.update_secret_properties(name, version, enabled=False),
         )
-
-
-class _BoundedRetry(RetryPolicy[HttpRequest, HttpResponse]):
-    """Retries as azure-core does, but gives up where the service asks for a longer wait than an event has."""
-
-    def is_retry(self, settings: dict[str, Any], response: PipelineResponse[Any, Any]) -> bool:
-        wait = self.get_retry_after(response) or 0
-        return wait <= LONGEST_WAIT.total_seconds() and bool(super().is_retry(settings, response))
-
-    def get_retry_after(self, response: PipelineResponse[Any, Any]) -> float | None:
-        try:
-            return super().get_retry_after(response)
-        except ValueError:  # azure-core's, for what is neither a number nor a date
-            return None
 
 
 def _calling[T](what: str, call: Callable[[], T]) -> T:

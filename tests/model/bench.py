@@ -20,8 +20,8 @@ from psycopg import sql
 from rotators.airflow import RotatedConnection
 from rotators.events import EventIn, EventOut
 from rotators.outcome import AirflowReport
+from rotators.retries import BoundedRetry
 from rotators.systems import Systems, connect
-from rotators.vault import _BoundedRetry
 from sandbox.clock import Clock
 from sandbox.key_vault import SecretVersion
 from sandbox.postgresql import PostgreSQL
@@ -126,7 +126,7 @@ class Bench:
         # Hypothesis seeds this generator at the start of each run.
         patch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=random.getrandbits(128), version=4))
         # Repeated at once: what is waited for is not on this clock.
-        patch.setattr(_BoundedRetry, "sleep", lambda *_: None)
+        patch.setattr(BoundedRetry, "sleep", lambda *_: None)
         patch.setattr("rotators.access.LOCK_WAIT", timedelta(milliseconds=20))
         self.boundaries.watch(patch)
         clock = StandingClock()

@@ -1,15 +1,19 @@
 """Key Vault's answer is not what Key Vault did: a gateway refused, garbled or delayed it."""
 
+import socket
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from rotators.credential import Password
 from rotators.dispatch import deliver, sweep
 from rotators.errors import PermanentError, TransientError
+from rotators.events import EventOut, Topic
 from rotators.policy import STATE_TAG, read_state
 from rotators.rotation import rotate
 from sandbox.faults import Fault
+from sandbox.http_service import HttpService, Response
 from tests.rotation.test_promises import FakeAirflow
 from tests.world import ADMIN_SECRET, World, logs_in
 
@@ -91,6 +95,37 @@ def test_an_answer_that_is_none_is_tried_again(here: World, body: str) -> None:
     if body != "{}":
         with pytest.raises(TransientError, match="gateway"):
             sweep(here.systems)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("status", [429, 500])
+def test_an_identity_that_wants_to_be_waited_for_is_not(here: World, status: int) -> None:
+    """P2: Event Grid waits for half a minute, and azure-core would sleep for as long as an answer says."""
+    name = here.alternating()
+    fault = here.vault.identity.fail(status=status, headers={"Retry-After": "3600"}, times=None)
+    with pytest.raises(TransientError, match="identity"):
+        deliver(here.systems, here.near_expiry(name))
+    fault.remove()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_topic_that_wants_to_be_waited_for_is_not(status: int) -> None:
+    """P2: nor the topic, while the function's answer is waited for."""
+    with HttpService(lambda _: Response.json(status, {}, {"Retry-After": "3600"})) as service:
+        topic = Topic(f"{service.url}/api/events", Password("key"))
+        with pytest.raises(TransientError, match="topic"):
+            topic.publish(EventOut("Completed", "s", {}))
+
+
+@pytest.mark.timeout(60)
+def test_a_topic_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """P2: azure-core's own patience is five minutes, three times."""
+    monkeypatch.setattr("rotators.events._READ_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        topic = Topic(f"http://127.0.0.1:{silent.getsockname()[1]}/api/events", Password("key"))
+        with pytest.raises(TransientError, match="topic"):
+            topic.publish(EventOut("Completed", "s", {}))
 
 
 def published_late(here: World, there: World, strategy: str) -> tuple[str, Fault]:
