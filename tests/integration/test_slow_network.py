@@ -52,6 +52,31 @@ def test_each_question_with_its_answer_is_a_round_trip_and_so_is_the_connection(
         assert (traffic + passed).round_trips == link.traffic.round_trips == 5
 
 
+def test_an_answer_in_pieces_is_one_answer() -> None:
+    """TLS records and large values come in several."""
+    goes_on = threading.Event()
+
+    def serve() -> None:
+        with listener.accept()[0] as connection:
+            connection.recv(1)
+            connection.sendall(b"a")
+            goes_on.wait()
+            connection.sendall(b"b")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=serve, daemon=True).start()
+        with (
+            SlowLink(listener.getsockname()[1]) as link,
+            socket.create_connection(("127.0.0.1", link.port)) as client,
+        ):
+            client.sendall(b"?")
+            pieces = [client.recv(1)]
+            goes_on.set()
+            pieces.append(client.recv(1))
+            assert pieces == [b"a", b"b"]
+            assert link.traffic.answers == 1
+
+
 def test_a_round_trip_takes_the_delay_longer_and_the_first_pays_for_the_connection(echo: int) -> None:
     """At least: a busy machine adds to it, and nothing takes from it."""
     with SlowLink(echo) as link:
