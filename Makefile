@@ -1,11 +1,11 @@
 # Two commands for a newcomer: `make demo` and `make test`. Everything that they need they set up themselves.
 .DEFAULT_GOAL := help
-.PHONY: help demo test soak thorough versions check docs mutants readers browser sandbox start lock requirements clean
+.PHONY: help demo test soak thorough versions check docs mutants readers bench browser sandbox start lock requirements clean
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
 PYTHON := .venv/bin/python
-SOURCES := function_app.py rotators sandbox tests
+SOURCES := function_app.py rotators sandbox tests benchmarks
 
 help: ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -46,6 +46,10 @@ docs: .venv/.ready ## the pages as a site with a search, in site/: dead links ar
 
 readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS="--help" says how else)
 	@$(PYTHON) -m tests.endurance.readers $(READERS)
+
+# In an environment of its own, too, and not in that of the demo: what AWS's side needs is much.
+bench: .venv/.ready ## how fast it is, beside AWS's rotation function and a naive one: ratios, in benchmarks/results.md
+	@$(UV) run --quiet --frozen --isolated --group bench python -m benchmarks $(BENCH)
 
 # Each hash the same in every run, so that each run ends the same.
 mutants: .venv/.ready ## how strong the tests of the pure modules are: mutation testing, 5 minutes or more

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -177,7 +177,9 @@ def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSes
             _prove_ownership(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
-    with run.step("apply"), admin.transaction():
+    # A password alone changes at once by itself; with marks, or a new user, it is all of it or nothing.
+    is_marked = all(_is_claimed(of_pair, roles) for of_pair in managed.pair)
+    with run.step("apply"), nullcontext() if is_marked else admin.transaction():
         apply_to_other_user(managed, admin, roles, new.connection.credential)
     following = dataclasses.replace(managed, connection=new.connection)
     with run.step("verify"):

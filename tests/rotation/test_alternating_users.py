@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from rotators.dispatch import deliver, sweep
-from rotators.errors import PolicyError
+from rotators.errors import DatabaseRefusedError, PolicyError
 from rotators.policy import LOGIN_TIME, read_state
 from rotators.rotation import rotate
 from tests.world import World, logs_in, user_of
@@ -76,6 +76,31 @@ def test_a_rotation_takes_two_logins_and_five_requests(here: World) -> None:
     rotate(here.systems, here.trigger(name))
     assert len(here.vault.requests_since(requests)) == 5
     assert here.server.log()[log:].count("connection authenticated") == 2
+
+
+def test_only_a_rotation_that_does_more_than_change_a_password_needs_a_transaction(here: World) -> None:
+    """The first marks both users and makes one: all of it or nothing (P2); a later one is spared two round trips."""
+    name = here.alternating()
+    begun = []
+    for _ in range(3):
+        log = len(here.server.log())
+        rotate(here.systems, here.trigger(name))
+        begun.append(here.server.log()[log:].count("statement: BEGIN"))
+        here.make_due()
+    assert begun == [1, 0, 0]
+
+
+def test_a_first_rotation_that_fails_half_way_leaves_no_mark(here: World) -> None:
+    """The admin may change the one user and not the other, which is known when the one is marked already (P2, P6)."""
+    value = here.user()
+    first = user_of(value)
+    here.server.create_user(first + "_alt", by_admin=False)
+    here.server.execute(f'GRANT "{first}" TO "{first}_alt"')
+    name = here.alternating(value)
+    with pytest.raises(DatabaseRefusedError, match="ADMIN OPTION"):
+        rotate(here.systems, here.trigger(name))
+    marks = here.server.execute("SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = %s", (first,))
+    assert marks == [(None,)]
 
 
 def test_the_old_credential_is_retired_after_its_grace(here: World) -> None:
