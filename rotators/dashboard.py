@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from urllib.parse import urlencode
 
-from rotators.diagnosis import Finding
+from rotators.diagnosis import Finding, Result
 from rotators.outcome import Outcome, TaskRef, timestamp
 from rotators.policy import AdminEntra, AdminSecret, AdminSelf, Cause, RotationPolicy, RotationState
 from rotators.standing import Standing, State, clock
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_GRAVITY: tuple[Result, ...] = ("mend", "remark", "not tried", "fine")
 DAYS_AHEAD = 30
 # More would be read by nobody, and weigh a megabyte.
 ROWS_A_PAGE = 500
@@ -83,6 +84,17 @@ class Checked:
     at: datetime
     findings: tuple[Finding, ...]
     tasks: tuple[TaskList, ...] = ()
+
+    @property
+    def gravest_first(self) -> list[Finding]:
+        return sorted(self.findings, key=lambda finding: _GRAVITY.index(finding.result))
+
+    @property
+    def summary(self) -> str:
+        """Return how many there are of each: `1 to mend, 4 remarks, 24 fine`."""
+        counts = Counter(finding.result for finding in self.findings)
+        words = {"mend": "to mend", "remark": "remark" if counts["remark"] == 1 else "remarks"}
+        return ", ".join(f"{counts[result]} {words.get(result, result)}" for result in _GRAVITY if counts[result])
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from rotators import dashboard, dashboard_requests
 from rotators.credential import Password
 from rotators.dashboard import Button, Checked, Links, Notice, Question, Shown, TaskList
 from rotators.dashboard_requests import BrowserRequest, Seal, check_same_site
-from rotators.diagnosis import Finding
+from rotators.diagnosis import Finding, Result
 from rotators.errors import CrossSiteError
 from rotators.outcome import AirflowReport, Outcome, RetriedRun, TaskRef
 from rotators.policy import RotationState
@@ -183,6 +183,16 @@ def secret_page(versions: list[SecretVersion], **changes: object) -> str:
     how = {"buttons": (), "checked": None, "notice": None, "links": Links(), "now": NOW} | changes
     standing = stand(versions[0], prefix=PREFIX, now=NOW, sweeps=SWEEPS)
     return dashboard.secret_page(versions[0].name, standing, versions, **how)  # type: ignore[arg-type]
+
+
+def test_what_is_to_be_mended_stands_first_in_the_check() -> None:
+    """Some thirty conditions are tried, and at night nobody reads the fine ones."""
+    results: list[Result] = ["fine", "remark", "not tried", "fine", "mend", "remark"]
+    findings = tuple(Finding(f"check-{n}", result, "said") for n, result in enumerate(results))
+    page = Elements(secret_page([version("x")], checked=Checked(NOW, findings))).text
+    places = [page.index(f"check {n}") for n in (4, 1, 5, 2, 0, 3)]
+    assert places == sorted(places)
+    assert "1 to mend, 2 remarks, 1 not tried, 2 fine." in page
 
 
 def test_the_timeline_says_what_each_rotation_did() -> None:
