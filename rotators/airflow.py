@@ -180,8 +180,7 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
 
 def _check_gone(session: Session, rotated: RotatedConnection, names: Collection[str]) -> None:
     """Raise TransientError if one is still listed: then it was not Airflow that said it is gone."""
-    with understood():
-        listed = {copy["connection_id"] for copy in _same_connections(session, rotated)}
+    listed = {copy["connection_id"] for copy in _same_connections(session, rotated)}
     if still := sorted(listed.intersection(names)):
         raise TransientError(
             f"Airflow lists the connection {still[0]!r}, of which it was answered that it is gone; it is tried again; "

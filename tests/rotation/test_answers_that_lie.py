@@ -9,7 +9,7 @@ import pytest
 from rotators.credential import Password
 from rotators.dispatch import deliver, sweep
 from rotators.errors import PermanentError, TransientError
-from rotators.events import EventOut, Topic
+from rotators.events import EventIn, EventOut, Topic
 from rotators.policy import STATE_TAG, read_state
 from rotators.rotation import rotate
 from sandbox.faults import Fault
@@ -128,8 +128,8 @@ def test_a_topic_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.Monk
             topic.publish(EventOut("Completed", "s", {}))
 
 
-def published_late(here: World, there: World, strategy: str) -> tuple[str, Fault]:
-    """Rotate twice for one event: the first write is on its way when the second is there."""
+def begun(here: World, there: World, strategy: str) -> tuple[str, EventIn, Fault]:
+    """Rotate, and again for an event, whose write is on its way when the delivery gives up."""
     name = make(here, strategy)
     rotate(there.systems, here.trigger(name))
     here.make_due()
@@ -137,6 +137,12 @@ def published_late(here: World, there: World, strategy: str) -> tuple[str, Fault
     late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
     with pytest.raises(TransientError):
         deliver(there.systems, event)
+    return name, event, late
+
+
+def published_late(here: World, there: World, strategy: str) -> tuple[str, Fault]:
+    """Rotate twice for one event: the first write is on its way when the second is there."""
+    name, event, late = begun(here, there, strategy)
     deliver(there.systems, event)
     assert here.logs_in(name)
     return name, late
@@ -186,13 +192,7 @@ def test_a_version_that_lands_late_leaves_the_one_before_its_grace(here: World) 
 def test_a_write_that_lands_while_a_redelivery_fails_is_not_taken_for_its_own(here: World, strategy: str) -> None:
     """P1: of one cause, in one second, with one state; the user has the password of the second by then."""
     there = here.app(topic=None)
-    name = make(here, strategy)
-    rotate(there.systems, here.trigger(name))
-    here.make_due()
-    event = here.near_expiry(name)
-    late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
-    with pytest.raises(TransientError):
-        deliver(there.systems, event)
+    name, event, late = begun(here, there, strategy)
     here.vault.fail(method="PUT", path=f"/secrets/{name}", status=503, run=late.land)
     with pytest.raises(TransientError):
         deliver(there.systems, event)
@@ -201,13 +201,7 @@ def test_a_write_that_lands_while_a_redelivery_fails_is_not_taken_for_its_own(he
 def test_a_write_that_lands_after_a_redelivery_failed_is_made_to_log_in(here: World) -> None:
     """P1: nothing is pending on it, and no other version tells that it was late; its own times do."""
     there = here.app(topic=None)
-    name = here.alternating()
-    rotate(there.systems, here.trigger(name))
-    here.make_due()
-    event = here.near_expiry(name)
-    late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
-    with pytest.raises(TransientError):
-        deliver(there.systems, event)
+    name, event, late = begun(here, there, "alternating")
     here.clock.advance(timedelta(seconds=15))
     here.vault.fail(method="PUT", path=f"/secrets/{name}", status=503)
     with pytest.raises(TransientError):
@@ -224,12 +218,7 @@ def test_what_came_before_a_late_version_is_retired_though_the_sweep_was_there_f
 ) -> None:
     """P2: the sweep disables the version that the tag names; the event then tells which it followed indeed."""
     there = here.app(topic=None)
-    name = make(here, strategy)
-    rotate(there.systems, here.trigger(name))
-    here.make_due()
-    late = here.vault.fail(method="PUT", path=f"/secrets/{name}", when="later", drop=True)
-    with pytest.raises(TransientError):
-        rotate(there.systems, here.trigger(name))
+    name, _, late = begun(here, there, strategy)
     here.vault.put(name, here.value(name), tags={t: v for t, v in here.tags(name).items() if t != STATE_TAG})
     late.land()
     for _ in range(2):
