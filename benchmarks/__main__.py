@@ -9,10 +9,12 @@ from pathlib import Path
 
 from benchmarks import one_rotation
 from benchmarks.machine import Facts, facts
+from benchmarks.section import Section
 
 RESULTS = Path(__file__).parent / "results.md"
+PLOTS = Path(__file__).parent / "plots"
 # The argument is the part of its rounds that is run.
-BENCHMARKS: Mapping[str, Callable[[float], str]] = {"one-rotation": one_rotation.run}
+BENCHMARKS: Mapping[str, Callable[[float], Section]] = {"one-rotation": one_rotation.run}
 _INTRODUCTION = """\
 # What a rotation costs
 
@@ -32,12 +34,16 @@ def main() -> int:
     before = facts()
     _warn_of_noise(before)
     sections = [BENCHMARKS[name](asked.rounds) for name in asked.names or BENCHMARKS]
-    text = "\n".join([_INTRODUCTION, *sections, before.section()])
+    text = "\n".join([_INTRODUCTION, *(section.text for section in sections), before.section()])
     if str(asked.output) == "-":
         print(text)
-    else:
-        asked.output.write_text(text)
-        print(f"written: {os.path.relpath(asked.output)}")
+        return 0
+    asked.output.write_text(text)
+    for section in sections:
+        for name, drawn in section.plots.items():
+            PLOTS.mkdir(exist_ok=True)
+            (PLOTS / name).write_text(drawn)
+    print(f"written: {os.path.relpath(asked.output)}")
     return 0
 
 

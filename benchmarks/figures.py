@@ -25,17 +25,20 @@ class Ratio:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """What a ratio is to reach."""
+    """What a ratio is to reach, or with `is_most` not to go beyond."""
 
-    at_least: float
+    value: float
+    is_most: bool = False
 
     def verdict(self, ratio: Ratio) -> str:
-        """Say whether it is met; "by its middle only" where the spread reaches below it."""
-        if ratio.low >= self.at_least:
-            return f"met (at least {self.at_least:g})"
-        if ratio.value >= self.at_least:
-            return f"met by its middle only (at least {self.at_least:g})"
-        return f"missed by {(self.at_least - ratio.value) / self.at_least:.0%} (at least {self.at_least:g})"
+        """Say whether it is met; "by its middle only" where the spread reaches to the other side."""
+        goal = f"({'at most' if self.is_most else 'at least'} {self.value:g})"
+        sign = -1 if self.is_most else 1
+        if sign * min(ratio.low, ratio.high, key=lambda end: sign * end) >= sign * self.value:
+            return f"met {goal}"
+        if sign * ratio.value >= sign * self.value:
+            return f"met by its middle only {goal}"
+        return f"missed by {abs(self.value - ratio.value) / self.value:.0%} {goal}"
 
 
 def ratio_of_medians(theirs: Sequence[float], ours: Sequence[float], *, seed: int = 0) -> Ratio:

@@ -10,6 +10,7 @@ from time import perf_counter
 
 from benchmarks.contestants import Contestant, Ring, ring
 from benchmarks.one_rotation_told import AWS, AWS_WITHOUT, LOOKED_AT, OURS, Asked, section
+from benchmarks.section import Section
 from benchmarks.slow_network import Traffic
 from rotators.outcome import Outcome
 from sandbox.http_service import Response
@@ -36,7 +37,7 @@ class BenchmarkError(Exception):
     """A contestant did not do what it is measured for, so its time says nothing."""
 
 
-def run(part: float = 1.0) -> str:
+def run(part: float = 1.0) -> Section:
     """Measure in this part of the rounds; return a section of the results.
 
     Raise BenchmarkError if a contestant does not do what it is measured for.
@@ -56,7 +57,7 @@ def run(part: float = 1.0) -> str:
             samples[delay] = _take_turns(where, math.ceil(rounds * part))
             if delay == LOOKED_AT:
                 shares = _shares_of_steps(where.ours.outcomes, samples[delay][OURS])
-    return section(samples, asked, shares)
+    return Section(section(samples, asked, shares))
 
 
 def _take_turns(where: Ring, rounds: int) -> dict[str, list[float]]:

@@ -55,15 +55,18 @@ def test_the_spread_of_samples_leaves_outliers_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ratio", "verdict"),
+    ("goal", "ratio", "verdict"),
     [
-        (Ratio(3.4, 3.1, 3.6), "met (at least 3)"),
-        (Ratio(3.1, 2.9, 3.3), "met by its middle only (at least 3)"),
-        (Ratio(2.4, 2.3, 3.2), "missed by 20% (at least 3)"),
+        (Goal(3), Ratio(3.4, 3.1, 3.6), "met (at least 3)"),
+        (Goal(3), Ratio(3.1, 2.9, 3.3), "met by its middle only (at least 3)"),
+        (Goal(3), Ratio(2.4, 2.3, 3.2), "missed by 20% (at least 3)"),
+        (Goal(1.2, is_most=True), Ratio(1.1, 1.0, 1.2), "met (at most 1.2)"),
+        (Goal(1.2, is_most=True), Ratio(1.1, 1.0, 1.3), "met by its middle only (at most 1.2)"),
+        (Goal(1.2, is_most=True), Ratio(1.5, 1.1, 1.6), "missed by 25% (at most 1.2)"),
     ],
 )
-def test_a_goal_is_met_by_the_whole_spread(ratio: Ratio, verdict: str) -> None:
-    assert Goal(3.0).verdict(ratio) == verdict
+def test_a_goal_is_met_by_the_whole_spread(goal: Goal, ratio: Ratio, verdict: str) -> None:
+    assert goal.verdict(ratio) == verdict
 
 
 def test_a_table_keeps_its_columns_whatever_is_in_them() -> None:
