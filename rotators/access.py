@@ -2,14 +2,22 @@
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
+from rotators.beside import beside
 from rotators.connection_secret import Address, ConnectionSecret, parse
 from rotators.credential import Credential
-from rotators.databases import AdminSession, Engine
-from rotators.errors import LoginRefusedError, PolicyError, SecretFormatError, SecretNotFoundError, TransientError
+from rotators.databases import AdminSession, Engine, Users
+from rotators.errors import (
+    LoginRefusedError,
+    PermanentError,
+    PolicyError,
+    SecretFormatError,
+    SecretNotFoundError,
+    TransientError,
+)
 from rotators.permissions import check_address, check_admin_secret
 from rotators.policy import AdminEntra, AdminSecret, AdminSelf, RotationPolicy
 from rotators.systems import Systems
@@ -64,6 +72,11 @@ class Managed:
         return second if self.user == first else first
 
     @property
+    def users(self) -> tuple[str, ...]:
+        """Every user that a rotation of it gives a password."""
+        return (self.user,) if self.policy.strategy == "single-user" else self.pair
+
+    @property
     def acts_as(self) -> str | None:
         """The user whose rights this one must have: with two users, the second acts as the first."""
         if self.policy.strategy == "single-user" or self.user == self.pair[0]:
@@ -74,13 +87,22 @@ class Managed:
 def look_up(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> Managed:
     """Read the connection, find the admin's, and refuse what the writer of this one secret may not ask for."""
     managed = read_connection(systems, secret, policy)
+    admin_secret = None
     if isinstance(policy.admin, AdminSecret):
-        admin_secret = open_admin_secret(systems, secret.name, policy.admin.name)
+        admin_secret = _admin_secret(systems, secret.name, policy.admin.name)
+        systems.admin_secrets[policy.admin.name] = admin_secret
+    return with_token(systems, _permitted(systems, managed, admin_secret))
+
+
+def _permitted(systems: Systems, managed: Managed, admin_secret: SecretVersion | None) -> Managed:
+    """Return it with the connection of this admin. Raise PolicyError where that, or its own, may not be used."""
+    if admin_secret is not None:
+        check_admin_secret(managed.secret.name, admin_secret.name, admin_secret.tags)
         managed = dataclasses.replace(managed, admin=read_admin_secret(admin_secret))
-        _check_address(systems, policy.admin.name, managed.admin, managed.trusted)
-    _check_address(systems, secret.name, managed.connection, managed.trusted)
-    managed.engine.check(managed.connection, secret=secret.name)
-    return with_token(systems, managed)
+        _check_address(systems, admin_secret.name, managed.admin, managed.trusted)
+    _check_address(systems, managed.secret.name, managed.connection, managed.trusted)
+    managed.engine.check(managed.connection, secret=managed.secret.name)
+    return managed
 
 
 def read_connection(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> Managed:
@@ -156,15 +178,57 @@ def _check_address(systems: Systems, secret: str, connection: ConnectionSecret, 
 
 
 @contextmanager
-def locked(systems: Systems, managed: Managed) -> Iterator[tuple[AdminSession, ConnectionSecret]]:
-    """Log in as the admin and take the secret's lock; both end with the process, however it ends.
+def locked(
+    systems: Systems, secret: SecretVersion, policy: RotationPolicy
+) -> Iterator[tuple[Managed, AdminSession, ConnectionSecret]]:
+    """Look the secret up, log in as its admin and take its lock; both end with the process, however it ends.
 
-    Yield the session, and the connection that opened it: with `self` maybe that of an earlier version.
+    Yield what was looked up, the session, and the connection that opened it: with `self` maybe that of an earlier
+    version. `look_again` is to follow. The login, which takes several round trips, is made with what the admin's secret
+    said last, while that is read; when it says otherwise now, or is closed for this secret, that session has done
+    nothing but take the lock, and ends.
     """
-    session, connection = log_in(systems, managed)
-    with session as admin:
-        admin.lock(managed.identifier, wait=LOCK_WAIT)
-        yield admin, connection
+    with ExitStack() as opened:
+
+        def open_with(managed: Managed) -> tuple[AdminSession, ConnectionSecret]:
+            session, connection = log_in(systems, managed, lock=managed.identifier)
+            return opened.enter_context(session), connection
+
+        remembered = _remembered(systems, secret, policy)
+        if remembered is None:
+            managed = look_up(systems, secret, policy)
+            session, connection = open_with(managed)
+        else:
+            with beside(lambda: open_with(remembered)) as attempt:
+                managed = look_up(systems, secret, policy)
+            if managed.admin == remembered.admin:
+                session, connection = attempt.result()
+            else:
+                opened.close()
+                session, connection = open_with(managed)
+        yield managed, session, connection
+
+
+def _remembered(systems: Systems, secret: SecretVersion, policy: RotationPolicy) -> Managed | None:
+    """Return what `look_up` would, were the admin's secret what it was last; None when there is no saying."""
+    admin_secret = systems.admin_secrets.get(policy.admin.name) if isinstance(policy.admin, AdminSecret) else None
+    if admin_secret is None:
+        return None
+    with suppress(PermanentError):  # what is wrong, and still is, `look_up` tells
+        return _permitted(systems, read_connection(systems, secret, policy), admin_secret)
+    return None
+
+
+def look_again(
+    systems: Systems, managed: Managed, admin: AdminSession, users: tuple[str, ...]
+) -> tuple[SecretVersion, Users]:
+    """Read the secret again and look at these users: while this one waited for the lock, another may have rotated.
+
+    Raise TransientError if the lock is not held.
+    """
+    with beside(lambda: systems.vault.current(managed.secret.name)) as reading:
+        found = admin.look(users, lock=managed.identifier)
+    return reading.result(), found
 
 
 @contextmanager
@@ -175,11 +239,14 @@ def logged_in(systems: Systems, managed: Managed) -> Iterator[AdminSession]:
         yield admin
 
 
-def log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, ConnectionSecret]:
-    """Return the admin's session, and the connection that opened it; the caller closes it."""
+def log_in(systems: Systems, managed: Managed, *, lock: str | None = None) -> tuple[AdminSession, ConnectionSecret]:
+    """Return the admin's session, and the connection that opened it; the caller closes it.
+
+    `lock` is the key of a lock to take, as `Engine.admin` does.
+    """
     name = managed.secret.name
     try:
-        return managed.engine.admin(managed.admin, secret=name), managed.admin
+        return managed.engine.admin(managed.admin, secret=name, lock=lock, wait=LOCK_WAIT), managed.admin
     except LoginRefusedError as error:
         refusal = error
     if isinstance(managed.policy.admin, AdminSecret):
@@ -188,7 +255,7 @@ def log_in(systems: Systems, managed: Managed) -> tuple[AdminSession, Connection
     if isinstance(managed.policy.admin, AdminSelf):
         for before in _earlier_connections(systems, managed):
             try:
-                return managed.engine.admin(before, secret=name), before
+                return managed.engine.admin(before, secret=name, lock=lock, wait=LOCK_WAIT), before
             except LoginRefusedError:
                 continue
     raise refusal

@@ -2,13 +2,13 @@
 
 import dataclasses
 import logging
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import datetime
 
-from rotators.access import Managed, locked, look_up
+from rotators.access import Managed, locked, look_again, read_connection
 from rotators.connection_secret import parse
-from rotators.databases import AdminSession
+from rotators.databases import AdminSession, Role
 from rotators.decision import Trigger
 from rotators.errors import DatabaseRefusedError, SecretFormatError
 from rotators.journal import Invocation, report, told_as, write_log
@@ -43,7 +43,7 @@ def retire(systems: Systems, trigger: Trigger) -> Outcome | None:
 def revoke(run: Invocation, managed: Managed, admin: AdminSession, state: RotationState) -> None:
     """Lock out at once what leaked: the user, its sessions, its version."""
     is_single = managed.policy.strategy == "single-user"
-    for old in (managed.user,) if is_single else _claimed((managed.other_user,), managed, admin):
+    for old in (managed.user,) if is_single else _claimed(admin.roles((managed.other_user,)), managed):
         if old != managed.user:
             admin.lock_out(old)
         try:
@@ -58,19 +58,20 @@ def _retire(run: Invocation) -> Outcome | None:
     policy = read_policy(secret.name, secret.tags, prefix=run.systems.settings.connections_prefix)
     if policy is None or not policy.enabled or not is_to_retire(secret, run.systems.now()):
         return None
-    managed = look_up(run.systems, secret, policy)
+    managed = read_connection(run.systems, secret, policy)
     others = _users_of_before(run.systems, managed)
     if not others:
         # Its password went when the new one came: what is left is the version.
         return _retire_version(run, managed)
-    with locked(run.systems, managed) as (admin, _):
-        if run.systems.vault.current(secret.name).version != secret.version:
+    with locked(run.systems, secret, policy) as (managed, admin, _):
+        again, users = look_again(run.systems, managed, admin, others)
+        if again.version != secret.version:
             return None
         with run.step("verify"):
             # Nobody is locked out while the current credential does not log in.
             verify_or_reconcile(run, managed, admin)
-        for old in _claimed(others, managed, admin):
-            sessions = admin.sessions(old)
+        for old in _claimed(users.roles, managed):
+            sessions = users.sessions[old]
             if sessions and policy.waits_for_sessions:
                 write_log(
                     logging.INFO,
@@ -118,9 +119,9 @@ def _users_of_before(systems: Systems, managed: Managed) -> tuple[str, ...]:
     return tuple(sorted(users - {managed.user}))
 
 
-def _claimed(users: Collection[str], managed: Managed, admin: AdminSession) -> list[str]:
-    """Return which of the users are there, and this secret's."""
-    return [name for name, role in admin.roles(users).items() if role.claimed_by == managed.identifier]
+def _claimed(roles: Mapping[str, Role], managed: Managed) -> list[str]:
+    """Return which of the users that are there are this secret's."""
+    return [name for name, role in roles.items() if role.claimed_by == managed.identifier]
 
 
 def _disable_old_versions(systems: Systems, secret: SecretVersion, state: RotationState) -> None:

@@ -6,11 +6,11 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rotators.access import Managed, locked, look_up, look_up_again
+from rotators.access import Managed, locked, look_again, look_up_again
 from rotators.airflow import RotatedConnection
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, new_password
-from rotators.databases import AdminSession, Role, UserSession
+from rotators.databases import AdminSession, Role, Users, UserSession
 from rotators.decision import NOT_MANAGED, Current, Resume, RollBack, Rotate, Skip, Trigger, decide
 from rotators.errors import (
     LoginRefusedError,
@@ -89,18 +89,19 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
     if isinstance(decided, Outcome):
         return decided
     policy, decision = decided
-    with run.step("look up"):
-        managed = look_up(systems, secret, policy)
     with ExitStack() as session:
         with run.step("lock"):
-            admin, logged_in_with = session.enter_context(locked(systems, managed))
-        # While this one waited for the lock, another may have rotated.
-        secret = _as_believed(systems.vault.current(trigger.secret), as_written, secret)
+            managed, admin, logged_in_with = session.enter_context(locked(systems, secret, policy))
+        with run.step("read again"):
+            again, users = look_again(systems, managed, admin, managed.users)
+        secret = _as_believed(again, as_written, secret)
         decided = _decide(run, secret)
         if isinstance(decided, Outcome):
             return decided
         policy, decision = decided
-        managed = look_up_again(systems, secret, policy, managed)
+        before, managed = managed, look_up_again(systems, secret, policy, managed)
+        if managed.users != before.users:
+            users = admin.look(managed.users, lock=managed.identifier)
         if logged_in_with.credential != managed.connection.credential and isinstance(policy.admin, AdminSelf):
             if trigger.dry_run:
                 return run.outcome(managed, "planned", "its password would be mended first", state=secret.state)
@@ -111,8 +112,8 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
         if isinstance(decision, RollBack):
             return _roll_back(run, managed, admin, decision)
         if policy.strategy == "single-user":
-            return _rotate_single_user(run, managed, admin, decision)
-        return _rotate_alternating_users(run, managed, admin, decision)
+            return _rotate_single_user(run, managed, admin, users, decision)
+        return _rotate_alternating_users(run, managed, admin, users, decision)
 
 
 def _read(run: Invocation) -> tuple[SecretVersion, SecretVersion]:
@@ -159,16 +160,17 @@ def _made(run: Invocation, version: SecretVersion) -> bool:
 # -- the two strategies ---------------------------------------------------------------------------------------
 
 
-def _rotate_alternating_users(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
+def _rotate_alternating_users(
+    run: Invocation, managed: Managed, admin: AdminSession, users: Users, decision: Rotate
+) -> Outcome:
     """Give the user that is not in use a new password, prove it, and make it the current one."""
     name, policy, user = managed.secret.name, managed.policy, managed.other_user
-    new = _create(run, managed, user)
+    new, roles = _create(run, managed, user), users.roles
     with run.step("inspect"):
-        roles = admin.roles(managed.pair)
         for role in roles.values():
             check_user(name, managed.identifier, role, admin.user)
         check_may_take_over(name, managed.pair, user, roles)
-        sessions = admin.sessions(user) if user in roles else ()
+        sessions = users.sessions[user]
         if sessions and policy.waits_for_sessions and not run.trigger.revoke:
             return run.skipped(managed.secret, policy, Skip("in use", in_use(user, sessions)))
         if sessions:
@@ -208,11 +210,13 @@ def _is_claimed(user: str, roles: Mapping[str, Role]) -> bool:
     return user in roles and roles[user].claimed_by is not None
 
 
-def _rotate_single_user(run: Invocation, managed: Managed, admin: AdminSession, decision: Rotate) -> Outcome:
+def _rotate_single_user(
+    run: Invocation, managed: Managed, admin: AdminSession, users: Users, decision: Rotate
+) -> Outcome:
     """Change the one user's password in a transaction that commits when the new version is published."""
     new = _create(run, managed, managed.user)
     with run.step("inspect"):
-        is_claimed = _is_claimed_or_proven(managed, admin)
+        is_claimed = _is_claimed_or_proven(managed, users.roles, admin.user)
         if is_claimed:
             _refuse_unusable(managed)
     if run.trigger.dry_run:
@@ -256,11 +260,11 @@ def _roll_back(run: Invocation, managed: Managed, admin: AdminSession, decision:
     return _finish_if_newest(run, following, admin, decision)
 
 
-def _is_claimed_or_proven(managed: Managed, admin: AdminSession) -> bool:
+def _is_claimed_or_proven(managed: Managed, roles: Mapping[str, Role], admin_user: str) -> bool:
     """Return whether the user carries this secret's mark; with `self` nothing is borrowed, and no mark needed."""
     if isinstance(managed.policy.admin, AdminSelf):
         return True
-    role = own_role(managed, admin.roles((managed.user,)), admin.user)
+    role = own_role(managed, roles, admin_user)
     if role.claimed_by is None:
         _prove_ownership(managed)
     return role.claimed_by is not None
@@ -474,7 +478,7 @@ def rotated_connection(managed: Managed, state: RotationState) -> RotatedConnect
         ports=tuple(address.port for address in connection.addresses),
         database=connection.database,
         credential=connection.credential,
-        users=frozenset({managed.user} if managed.policy.strategy == "single-user" else managed.pair),
+        users=frozenset(managed.users),
         rotation_id=state.id,
         version=managed.secret.version,
         # `created` is cut to whole seconds; a try that began in that second may have read the version before.

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from azure.core.credentials import TokenCredential
@@ -17,7 +17,7 @@ from rotators.errors import SettingsError, TransientError
 from rotators.events import Topic
 from rotators.retries import forget_retry_after
 from rotators.settings import Settings, read_settings
-from rotators.vault import Vault
+from rotators.vault import SecretVersion, Vault
 
 # azure-core waits five minutes for an identity that does not answer; Event Grid waits half a minute for us.
 _CONNECTION_TIMEOUT_SECONDS = 5
@@ -26,7 +26,10 @@ _READ_TIMEOUT_SECONDS = 10
 
 @dataclass(frozen=True, slots=True)
 class Systems:
-    """Settings, clients, the clock, and `token`: a token of the managed identity for a scope."""
+    """Settings, clients, the clock, and `token`: a token of the managed identity for a scope.
+
+    `admin_secrets` are the admins' secrets as they were read last, by name.
+    """
 
     settings: Settings
     vault: Vault
@@ -35,6 +38,7 @@ class Systems:
     topic: Topic | None
     now: Callable[[], datetime]
     token: Callable[[str], Password]
+    admin_secrets: dict[str, SecretVersion] = field(default_factory=dict)
 
 
 def connect(environ: Mapping[str, str] = os.environ) -> Systems:

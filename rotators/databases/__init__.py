@@ -1,6 +1,6 @@
 """What a rotation needs of a database server. One file per engine implements it."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -39,6 +39,14 @@ class UserSession:
     since: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Users:
+    """What there is of the users that were asked for: the roles, and the sessions that are open, each by name."""
+
+    roles: Mapping[str, Role]
+    sessions: Mapping[str, tuple[UserSession, ...]]
+
+
 class AdminSession(AbstractContextManager["AdminSession"], Protocol):
     """One session of the admin; it holds the lock, and leaving it ends both.
 
@@ -53,6 +61,9 @@ class AdminSession(AbstractContextManager["AdminSession"], Protocol):
 
     def assert_locked(self, key: str) -> None:
         """Raise TransientError unless this session still holds the lock of `key`: one round trip."""
+
+    def look(self, users: Collection[str], *, lock: str) -> Users:
+        """Do `assert_locked` of the key `lock`, `roles` and `sessions`, all in one round trip."""
 
     def roles(self, users: Collection[str]) -> dict[str, Role]:
         """Return those of `users` that exist, by name: one round trip."""
@@ -98,11 +109,16 @@ class Engine(Protocol):
         Its options could lead elsewhere than its host says, or its user's name is none that the server takes.
         """
 
-    def admin(self, connection: ConnectionSecret, *, secret: str) -> AdminSession:
+    def admin(
+        self, connection: ConnectionSecret, *, secret: str, lock: str | None = None, wait: timedelta = timedelta(0)
+    ) -> AdminSession:
         """Log in with rights over users. `secret` names the secret being rotated, for error messages.
 
-        Raise LoginRefusedError if the server does not let this credential in, TransientError if it can't be
-        reached.
+        `lock` is the key of a lock to take at once, waiting at most `wait`: it saves a round trip, and only `look` or
+        `assert_locked` tell whether it is held, should there be a connection pooler.
+
+        Raise LoginRefusedError if the server does not let this credential in, LockHeldError when another session has
+        the lock, TransientError if the server can't be reached.
         """
 
     def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:

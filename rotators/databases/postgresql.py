@@ -18,7 +18,7 @@ from psycopg.abc import PQGen
 
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, Password
-from rotators.databases import AdminSession, Role, UserSession
+from rotators.databases import AdminSession, Role, Users, UserSession
 from rotators.errors import DatabaseRefusedError, LockHeldError, LoginRefusedError, PolicyError, TransientError
 
 APPLICATION_NAME = "credential-rotation"
@@ -120,14 +120,19 @@ _ROLES_QUERY = """
         ),
         ARRAY(
             SELECT g.rolname::text FROM pg_roles g
-            WHERE g.rolname = ANY(%(users)s) AND g.oid <> r.oid AND pg_has_role(r.oid, g.oid, 'USAGE')
+            WHERE g.rolname = ANY({users}) AND g.oid <> r.oid AND pg_has_role(r.oid, g.oid, 'USAGE')
         )
-    FROM pg_roles r WHERE r.rolname = ANY(%(users)s)
+    FROM pg_roles r WHERE r.rolname = ANY({users})
 """
 # Of other users' sessions the admin may see no more than that they are there. Parallel workers have a user too.
-_SESSIONS = """
+_OF_SESSIONS = """
     FROM pg_stat_activity
-    WHERE usename = %s AND pid <> pg_backend_pid() AND coalesce(backend_type, 'client backend') = 'client backend'
+    WHERE usename = ANY({users}) AND pid <> pg_backend_pid()
+        AND coalesce(backend_type, 'client backend') = 'client backend'
+"""
+_SESSIONS_QUERY = f"""
+    SELECT usename, application_name, coalesce(host(client_addr), ''), backend_start {_OF_SESSIONS}
+    ORDER BY backend_start, pid
 """
 # What `_VERIFY_QUERY` finds in the user's own session, asked from outside: a role that its sessions begin as counts
 # when the user is a member of it.
@@ -148,11 +153,15 @@ _MAY_END_QUERY = """
     SELECT pg_has_role('pg_signal_backend', 'USAGE')
         OR EXISTS (SELECT FROM pg_roles WHERE rolname = %s AND pg_has_role(oid, 'USAGE'))
 """
+# In one message, and so in one transaction: what SET LOCAL says ends with it, the lock with the session.
+_TAKE_LOCK = (
+    "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {wait}; SELECT pg_catalog.pg_advisory_lock({lock});"
+)
 _LOCK_QUERY = """
     SELECT 1 FROM pg_locks
     WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted AND objsubid = 1
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-        AND classid::bigint << 32 | objid::bigint = %s
+        AND classid::bigint << 32 | objid::bigint = {lock}
 """
 _SETTINGS_QUERY = """
     SELECT d.datname, split_part(setting, '=', 1), substr(setting, strpos(setting, '=') + 1)
@@ -206,11 +215,13 @@ class PostgreSQLEngine:
             "lock_timeout": str(_milliseconds(lock_timeout)),
         }
 
-    def admin(self, connection: ConnectionSecret, *, secret: str) -> AdminSession:
+    def admin(
+        self, connection: ConnectionSecret, *, secret: str, lock: str | None = None, wait: timedelta = timedelta(0)
+    ) -> AdminSession:
         database = self._connect(connection, secret, _ADMIN_PARAMETERS)
         session = _PostgreSQLSession(database, secret, _where(connection))
         try:
-            session.set_up(self._admin_settings)
+            session.set_up(self._admin_settings, lock, wait)
         except BaseException:
             database.close()
             raise
@@ -291,17 +302,29 @@ class _Statements:
     ) -> list[tuple[Any, ...]]:
         """Run, with `parts` in the braces of the statement, and return the rows of its last result.
 
-        A part is SQL, or a literal: a text, a number, a Password. Any: mypy takes `**` for the other arguments too.
-        `mend` is what to do when a right is missing, `on_wait` what to raise when another session holds a lock.
+        A part is SQL, or a literal: a text, a number, a list, a Password. Any: mypy takes `**` for the other arguments
+        too. `mend` is what to do when a right is missing, `on_wait` what to raise when another session holds a lock.
         """
+        return self.run_all(doing, statement, parameters, mend=mend, on_wait=on_wait, **parts)[-1]
 
-        def rows() -> list[tuple[Any, ...]]:
-            composed = sql.SQL(statement).format(**{name: _composable(part) for name, part in parts.items()})
+    def run_all(
+        self,
+        doing: str,
+        statements: LiteralString,
+        parameters: _Parameters = None,
+        *,
+        mend: str = "",
+        on_wait: type[TransientError] = TransientError,
+        **parts: Any,
+    ) -> list[list[tuple[Any, ...]]]:
+        """Run several, in one message and so in one round trip; return the rows of each."""
+
+        def results() -> list[list[tuple[Any, ...]]]:
+            composed = sql.SQL(statements).format(**{name: _composable(part) for name, part in parts.items()})
             cursor = self.connection.execute(composed, parameters)
-            cursor.set_result(-1)
-            return cursor.fetchall() if cursor.description else []
+            return [result.fetchall() if result.description else [] for result in cursor.results()]
 
-        return self.attempt(doing, rows, mend=mend, on_wait=on_wait)
+        return self.attempt(doing, results, mend=mend, on_wait=on_wait)
 
     def attempt[T](
         self, doing: str, call: Callable[[], T], *, mend: str = "", on_wait: type[TransientError] = TransientError
@@ -329,9 +352,18 @@ class _PostgreSQLSession(_Statements):
     _acting: str
     _may_create_users: bool
 
-    def set_up(self, settings: Mapping[str, str]) -> None:
-        statements = "".join(f"SET {name} = {value}; " for name, value in settings.items()) + _ADMIN_QUERY
-        rows = self.run("setting up the admin's session", statements)
+    def set_up(self, settings: Mapping[str, str], lock: str | None, wait: timedelta) -> None:
+        """Set the session up, and take the lock of a key: in one message, which a lost session leaves undone."""
+        statements = "".join(f"SET {name} = {value}; " for name, value in settings.items())
+        if lock is None:
+            rows = self.run("setting up the admin's session", statements + _ADMIN_QUERY)
+        else:
+            rows = self.run(
+                "setting up the admin's session and taking the lock of this rotation",
+                statements + _TAKE_LOCK + _ADMIN_QUERY,
+                **_lock(lock, wait),
+                on_wait=LockHeldError,
+            )
         self.user, self._acting, self._may_create_users, is_standby = rows[0]
         if is_standby:
             raise TransientError(f"{self.subject}: {self.where} is a standby and takes no changes; it is tried again")
@@ -345,39 +377,35 @@ class _PostgreSQLSession(_Statements):
         self.connection.close()
 
     def lock(self, key: str, *, wait: timedelta) -> None:
-        # In one message, and so in one transaction: what SET LOCAL says ends with it, the lock with the session.
-        self.run(
-            "taking the lock of this rotation",
-            "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = {wait}; SELECT pg_advisory_lock({key})",
-            wait=_milliseconds(wait),
-            key=_lock_number(key),
-            on_wait=LockHeldError,
-        )
+        self.run("taking the lock of this rotation", _TAKE_LOCK, **_lock(key, wait), on_wait=LockHeldError)
         # A pooler in transaction mode may answer each message with another session.
         self.assert_locked(key)
 
     def assert_locked(self, key: str) -> None:
-        if not self.run("looking for the lock of this rotation", _LOCK_QUERY, (_lock_number(key),)):
+        self._refuse_unless(self.run("looking for the lock of this rotation", _LOCK_QUERY, lock=_lock_number(key)))
+
+    def _refuse_unless(self, is_locked: list[tuple[Any, ...]]) -> None:
+        if not is_locked:
             raise TransientError(
                 f"{self.subject}: its lock at {self.where} is lost, and it is tried again; should that go on, let "
                 f"{self.user!r} log in to the server itself, not to a connection pooler in transaction mode"
             )
 
+    def look(self, users: Collection[str], *, lock: str) -> Users:
+        locks, roles, sessions = self.run_all(
+            "looking for the lock of this rotation, and looking up users",
+            f"{_LOCK_QUERY}; {_ROLES_QUERY}; {_SESSIONS_QUERY}",
+            lock=_lock_number(lock),
+            users=list(users),
+        )
+        self._refuse_unless(locks)
+        return Users(_roles(roles), {user: _sessions(sessions, user) for user in users})
+
     def roles(self, users: Collection[str]) -> dict[str, Role]:
-        rows = self.run("looking up users", _ROLES_QUERY, {"users": list(users)})
-        return {
-            name: Role(name, can_login, frozenset(privileges), _claimed_by(comment), frozenset(member_of))
-            for name, can_login, comment, privileges, member_of in rows
-        }
+        return _roles(self.run("looking up users", _ROLES_QUERY, users=list(users)))
 
     def sessions(self, user: str) -> tuple[UserSession, ...]:
-        rows = self.run(
-            f"looking up the sessions of {user!r}",
-            f"SELECT application_name, coalesce(host(client_addr), ''), backend_start {_SESSIONS} "
-            "ORDER BY backend_start, pid",
-            (user,),
-        )
-        return tuple(UserSession(*row) for row in rows)
+        return _sessions(self.run(f"looking up the sessions of {user!r}", _SESSIONS_QUERY, users=[user]), user)
 
     def set_password(self, credential: Credential) -> None:
         user = credential.user
@@ -437,8 +465,8 @@ class _PostgreSQLSession(_Statements):
     def end_sessions(self, user: str) -> int:
         rows = self.run(
             f"ending the sessions of {user!r}",
-            f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) {_SESSIONS}",
-            (user,),
+            f"SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) {_OF_SESSIONS}",
+            users=[user],
             mend=self._right_to_end_sessions,
         )
         return int(rows[0][0])
@@ -586,7 +614,18 @@ def _login_failure(
     )
 
 
-def _composable(part: sql.Composable | Password | str | int | None) -> sql.Composable:
+def _roles(rows: list[tuple[Any, ...]]) -> dict[str, Role]:
+    return {
+        name: Role(name, can_login, frozenset(privileges), _claimed_by(comment), frozenset(member_of))
+        for name, can_login, comment, privileges, member_of in rows
+    }
+
+
+def _sessions(rows: list[tuple[Any, ...]], user: str) -> tuple[UserSession, ...]:
+    return tuple(UserSession(*session) for name, *session in rows if name == user)
+
+
+def _composable(part: sql.Composable | Password | str | int | list[str] | None) -> sql.Composable:
     if isinstance(part, sql.Composable):
         return part
     return sql.Literal(part.reveal() if isinstance(part, Password) else part)
@@ -602,6 +641,11 @@ def _one_line(text: str) -> str:
 
 def _milliseconds(duration: timedelta) -> int:
     return max(1, duration // timedelta(milliseconds=1))  # 0 would be for ever
+
+
+def _lock(key: str, wait: timedelta) -> dict[str, Any]:
+    """Return the parts of `_TAKE_LOCK`; Any: see `run`."""
+    return {"lock": _lock_number(key), "wait": _milliseconds(wait)}
 
 
 def _lock_number(key: str) -> int:

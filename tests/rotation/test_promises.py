@@ -284,7 +284,7 @@ def test_a_rotation_that_comes_while_a_retirement_begins_keeps_its_user(here: Wo
     def cross() -> None:
         rotate(there, here.trigger(name, force=True))
 
-    here.vault.fail(method="GET", path=f"/secrets/{ADMIN_SECRET}$", run=cross, when="after")
+    here.vault.fail(method="GET", path=f"/secrets/{name}$", run=cross, when="after")
     assert retire(there, here.trigger(name, "sweep")) is None
     assert len(here.versions(name)) == 3
     assert here.logs_in(name)

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from rotators.access import Managed, look_up
+from rotators.access import locked
 from rotators.api import outcome_answer
 from rotators.dispatch import sweep
 from rotators.errors import LoginRefusedError
@@ -123,12 +124,12 @@ def test_asked_twice_at_once_it_goes_back_once(here: World, monkeypatch: pytest.
     """P4: decided again under the lock, on what is there then."""
     name = rotated(here)
 
-    def roll_back_meanwhile(*args: Any) -> Managed:
+    def roll_back_meanwhile(*args: Any) -> AbstractContextManager[object]:
         monkeypatch.undo()
         rotate(here.systems, here.trigger(name, "rollback"))
-        return look_up(*args)
+        return locked(*args)
 
-    monkeypatch.setattr("rotators.rotation.look_up", roll_back_meanwhile)
+    monkeypatch.setattr("rotators.rotation.locked", roll_back_meanwhile)
     assert "a rollback already" in rotate(here.systems, here.trigger(name, "rollback")).reason
     assert len(here.versions(name)) == 3
     assert here.logs_in(name)

@@ -53,8 +53,8 @@ def to_retire(here: World) -> str:
 @pytest.mark.parametrize(
     ("place", "act"),
     [
-        ("rotation.look_up", lambda here, name: rotate(here.systems, here.trigger(name))),
-        ("retirement.look_up", lambda here, name: retirement.retire(here.systems, here.trigger(name, "sweep"))),
+        ("rotation.locked", lambda here, name: rotate(here.systems, here.trigger(name))),
+        ("retirement.read_connection", lambda here, name: retirement.retire(here.systems, here.trigger(name, "sweep"))),
         ("dispatch.read_event", lambda here, name: deliver(here.systems, here.near_expiry(name))),
         ("dispatch.attend", lambda here, name: deliver(here.systems, here.near_expiry(name))),
         ("dispatch._hand_out", lambda here, _: sweep(here.systems)),
@@ -78,7 +78,7 @@ def test_what_a_strange_error_says_is_not_told(
 
 @pytest.mark.parametrize(
     ("module", "function"),
-    [(dispatch, "decide"), (retirement, "look_up"), (rotation, "look_up")],
+    [(dispatch, "decide"), (retirement, "read_connection"), (rotation, "locked")],
     ids=["looking at it", "retiring it", "rotating it"],
 )
 def test_one_strange_secret_does_not_end_the_sweep(
