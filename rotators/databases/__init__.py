@@ -1,6 +1,6 @@
 """What a rotation needs of a database server. One file per engine implements it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -121,10 +121,18 @@ class Engine(Protocol):
         the lock, TransientError if the server can't be reached.
         """
 
-    def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
+    def verify(
+        self,
+        connection: ConnectionSecret,
+        *,
+        secret: str,
+        acts_as: str | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[str, ...]:
         """Log in as a consumer of this connection does, look, and log out.
 
-        `acts_as` is a user whose rights this one must have. Return warnings. Raise LoginRefusedError if the
-        server does not let this credential in, DatabaseRefusedError if the rights are missing,
-        TransientError if the server can't be reached.
+        `acts_as` is a user whose rights this one must have. `meanwhile` is called, in another thread, when the login
+        has succeeded and the server is asked the last question. Return warnings. Raise LoginRefusedError if the server
+        does not let this credential in, DatabaseRefusedError if the rights are missing, TransientError if the server
+        can't be reached, and what `meanwhile` raises.
         """

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.abc import PQGen
 
+from rotators.beside import beside
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, Password
 from rotators.databases import AdminSession, Role, Users, UserSession
@@ -227,10 +228,20 @@ class PostgreSQLEngine:
             raise
         return session
 
-    def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
+    def verify(
+        self,
+        connection: ConnectionSecret,
+        *,
+        secret: str,
+        acts_as: str | None = None,
+        meanwhile: Callable[[], None] = lambda: None,
+    ) -> tuple[str, ...]:
         user, where = connection.credential.user, _where(connection)
         with closing(self._connect(connection, secret, {})) as database:
-            rows = _Statements(database, secret, where).run(f"verifying {user!r}", _VERIFY_QUERY, acts_as=acts_as)
+            statements = _Statements(database, secret, where)
+            with beside(meanwhile) as other:
+                rows = statements.run(f"verifying {user!r}", _VERIFY_QUERY, acts_as=acts_as)
+            other.result()
         session_user, current_user, has_rights, role_setting = rows[0]
         if session_user != user:
             raise DatabaseRefusedError(

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from rotators import rotation
 from rotators.airflow import RotatedConnection
 from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.dispatch import deliver, sweep
@@ -225,6 +226,26 @@ def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest
     with pytest.raises(TransientError):
         rotate(here.systems, here.trigger(name))
     assert len(here.versions(name)) == 2
+    assert here.logs_in(name)
+
+
+def test_a_lock_that_is_lost_while_a_slow_server_verifies_publishes_nothing(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P4: it was held when the server was asked last, but that is long ago."""
+    name = here.alternating()
+    verify = PostgreSQLEngine.verify
+
+    def cut_after(*args: object, **kwargs: object) -> object:
+        found = verify(*args, **kwargs)  # type: ignore[arg-type]
+        here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
+        return found
+
+    monkeypatch.setattr(PostgreSQLEngine, "verify", cut_after)
+    monkeypatch.setattr(rotation, "LOCK_IS_KNOWN_FOR", timedelta(0))
+    with pytest.raises(TransientError):
+        rotate(here.systems, here.trigger(name))
+    assert len(here.versions(name)) == 1
     assert here.logs_in(name)
 
 
