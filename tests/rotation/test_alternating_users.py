@@ -1,5 +1,6 @@
 """Two users take turns: on real PostgreSQL and the Key Vault stand-in, through the program's own wiring."""
 
+import re
 from datetime import timedelta
 
 import psycopg
@@ -67,15 +68,21 @@ def test_the_state_tells_what_was_done_and_why(here: World) -> None:
     assert state.retire_at == state.at + timedelta(hours=24)
 
 
-def test_a_rotation_takes_two_logins_and_five_requests(here: World) -> None:
-    """Speed and size, as the issue says: alternating users, after the first one, nothing pending."""
+def test_a_rotation_takes_two_logins_five_messages_and_five_requests(here: World) -> None:
+    """Speed and size, as the issue says: alternating users, after the first one, nothing pending.
+
+    Messages to the database, each a round trip: the session with its lock, what is there, the password, the new user's
+    rights, and whether the lock is still held.
+    """
     name = here.alternating()
     rotate(here.systems, here.trigger(name))
     here.make_due()
     requests, log = len(here.vault.requests), len(here.server.log())
     rotate(here.systems, here.trigger(name))
     assert len(here.vault.requests_since(requests)) == 5
-    assert here.server.log()[log:].count("connection authenticated") == 2
+    asked = here.server.log()[log:]
+    assert asked.count("connection authenticated") == 2
+    assert len(re.findall(r"LOG:  (?:statement|execute [^:]*): ", asked)) == 5
 
 
 def test_only_a_rotation_that_does_more_than_change_a_password_needs_a_transaction(here: World) -> None:
