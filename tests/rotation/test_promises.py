@@ -13,7 +13,7 @@ from rotators import rotation
 from rotators.airflow import RotatedConnection
 from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.dispatch import deliver, sweep
-from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, TransientError
+from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, PolicyError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun
 from rotators.policy import STATE_TAG, read_state
 from rotators.retirement import retire
@@ -234,6 +234,8 @@ def test_a_lock_that_is_lost_while_a_slow_server_verifies_publishes_nothing(
 ) -> None:
     """P4: it was held when the server was asked last, but that is long ago."""
     name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=25))
     verify = PostgreSQLEngine.verify
 
     def cut_after(*args: object, **kwargs: object) -> object:
@@ -245,8 +247,26 @@ def test_a_lock_that_is_lost_while_a_slow_server_verifies_publishes_nothing(
     monkeypatch.setattr(rotation, "LOCK_IS_KNOWN_FOR", timedelta(0))
     with pytest.raises(TransientError):
         rotate(here.systems, here.trigger(name))
-    assert len(here.versions(name)) == 1
+    assert len(here.versions(name)) == 2
     assert here.logs_in(name)
+
+
+def test_other_users_that_are_named_while_the_lock_is_waited_for_are_looked_at(here: World) -> None:
+    """P6: they are another secret's; what was looked up of the two that were named before does not tell that."""
+    name, foreign = here.alternating(), here.alternating()
+    for secret in (name, foreign):
+        rotate(here.systems, here.trigger(secret))
+    here.make_due()
+    users = f"{here.user_of(name)},{here.user_of(foreign)}"
+
+    def name_them() -> None:
+        here.vault.update(name, tags={**here.tags(name), "rotation-users": users})
+
+    here.vault.fail(method="GET", path=f"/secrets/{name}$", run=name_them, when="after")
+    with pytest.raises(PolicyError, match="belongs to"):
+        rotate(here.systems, here.trigger(name))
+    assert here.logs_in(name)
+    assert here.logs_in(foreign)
 
 
 def test_a_vault_that_fails_after_publishing_does_not_hide_the_rotation(here: World) -> None:

@@ -1,8 +1,9 @@
 """The admin's login is made with what its secret said last, while that is read: what it says now decides."""
 
 import re
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -62,9 +63,17 @@ def due(here: World) -> Iterator[Due]:
     here.make_due()
     yield due
     ended = "SELECT count(*) = 0 FROM pg_stat_activity WHERE usename IN (%s, 'rotator')"
-    while here.server.execute(ended, (admin,)) != [(True,)]:
-        pass
+    assert becomes(lambda: here.server.execute(ended, (admin,)) == [(True,)])
     assert due.locks() == 0
+
+
+def becomes(is_so: Callable[[], bool]) -> bool:
+    """Wait until it is so, for some seconds."""
+    end = time.monotonic() + 10
+    while not is_so():
+        if time.monotonic() > end:
+            return False
+    return True
 
 
 def test_the_login_does_not_wait_for_the_secret(due: Due, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,8 +81,7 @@ def test_the_login_does_not_wait_for_the_secret(due: Due, monkeypatch: pytest.Mo
     current = Vault.current
 
     def when_locked(vault: Vault, name: str) -> SecretVersion:
-        while name == ADMIN_SECRET and not due.locks():
-            pass
+        assert name != ADMIN_SECRET or becomes(lambda: due.locks() > 0)
         return current(vault, name)
 
     monkeypatch.setattr(Vault, "current", when_locked)
