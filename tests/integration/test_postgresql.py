@@ -210,10 +210,12 @@ def test_a_server_that_turns_the_address_away_and_one_that_is_full() -> None:
             ENGINE.verify(connection(user.uri, dbname="elsewhere"), secret=SECRET)
         assert "no pg_hba.conf entry" in raised.text
         with contextlib.ExitStack() as sessions, Raised(TransientError, user.password) as raised:
-            for _ in range(4):
+            for _ in range(20):
                 ENGINE.verify(user.connection, secret=SECRET)
-                sessions.enter_context(session_of(user.uri))
-        assert "remaining connection slots are reserved" in raised.text
+                # Its slot may not be free again yet.
+                with contextlib.suppress(psycopg.OperationalError):
+                    sessions.enter_context(session_of(user.uri))
+        assert "connection slots are reserved" in raised.text or "too many clients" in raised.text
 
 
 @pytest.mark.parametrize("version", VERSIONS[:-1])  # the wheel's has no TLS
