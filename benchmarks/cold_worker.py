@@ -1,0 +1,56 @@
+"""A worker process: Microsoft's library, loaded with one app and brought events, with next to nothing around it.
+
+    python -m benchmarks.cold_worker <the folder of function_app.py>
+
+Each line of its input is an order in JSON, and gets a line in answer. An order has any of `event`, an event for the
+function `rotation_event`; `import`, names of modules to import; `loaded`, names of which those in `sys.modules` are
+answered. The clock is that of the whole machine, so that who started the process can say how long ago that was.
+"""
+
+import asyncio
+import importlib
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sandbox.worker import Function, Worker, event_datum
+
+
+async def serve(app: Path) -> None:
+    """Load the app, and obey until the input ends."""
+    logging.basicConfig(level=logging.INFO)
+    sys.path[0] = str(app)
+    worker = Worker()
+    (function,) = (function for function in await worker.load(app) if function.name == "rotation_event")
+    loaded = _now()
+    for line in sys.stdin:
+        begun = _now()
+        order = json.loads(line)
+        exception = await _obey(worker, function, order)
+        moments = {"loaded": loaded, "begun": begun, "done": _now()}
+        modules = [name for name in order.get("loaded", ()) if name in sys.modules]
+        print(json.dumps({"exception": exception, "modules": modules, **moments}), flush=True)
+
+
+async def _obey(worker: Worker, function: Function, order: dict[str, Any]) -> str | None:  # Any: JSON
+    for name in order.get("import", ()):
+        importlib.import_module(name)
+    if "event" in order:
+        return (await worker.invoke(function, event_datum(order["event"]))).exception
+    return None
+
+
+def _now() -> dict[str, float]:
+    """Return the time, and the kibibytes that are resident, and those of them that no other process has."""
+    seconds = time.monotonic()
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
+    kibibytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
+    unique = kibibytes["Private_Clean"] + kibibytes["Private_Dirty"]
+    return {"seconds": seconds, "resident": kibibytes["Rss"], "unique": unique}
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(Path(sys.argv[1])))
