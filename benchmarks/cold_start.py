@@ -162,18 +162,20 @@ def _round(here: _Place, *, is_bare_first: bool) -> Round:
     """Run a process of each kind, and return what each of their parts has cost."""
     secrets = [next(here.secrets) for _ in range(1 + _WARM_ROTATIONS)]
     if is_bare_first:
-        bare, imports = _bare(here, secrets[0])
+        bare, imports, trust = _bare(here, secrets[0])
         ours, warm = _ours(here, secrets)
     else:
         ours, warm = _ours(here, secrets)
-        bare, imports = _bare(here, secrets[0])
-    return Round(bare.loaded, bare.done, imports, ours.loaded, ours.done, warm)
+        bare, imports, trust = _bare(here, secrets[0])
+    return Round(bare.loaded, bare.done, imports, trust, ours.loaded, ours.done, warm)
 
 
-def _bare(here: _Place, secret: str) -> tuple[_Answer, dict[str, Cost]]:
+def _bare(here: _Place, secret: str) -> tuple[_Answer, dict[str, Cost], Cost]:
     event = here.event(secret)
     with _Process(_BARE) as process:
-        return process.ask(event=event), process.import_(NEEDED)
+        answer, imports = process.ask(event=event), process.import_(NEEDED)
+        trust = process.ask(trust=os.environ["REQUESTS_CA_BUNDLE"])
+    return answer, imports, trust.done - trust.begun
 
 
 def _ours(here: _Place, secrets: Sequence[str]) -> tuple[_Answer, Cost]:

@@ -35,7 +35,8 @@ other process has as well.
 _SHARES = """\
 Where it goes, as parts of the whole. *Around it*: the program's own modules and what else they import, thirteen
 functions in the place of one, the clients; less what is saved by not looking for garbage meanwhile, which the bare
-imports do. *The first time*: reading which authorities are trusted, TLS, the token, what libraries put off so far.
+imports do. *The trusted authorities*: a file of them, which the first TLS connection reads. *Else the first time*: TLS,
+the token, and what libraries put off until they are used.
 """
 _LATE = """\
 What would come on top, as parts of the same, were it imported at the start:
@@ -90,6 +91,7 @@ class Round:
         bare_loaded: the bare app's, from the start until its function is there.
         bare: from the start until that has run.
         imports: what each of `NEEDED` has added then.
+        trust: what reading the trusted authorities has added then.
         loaded: the program's, from the start until its functions are there.
         ours: from the start until the first rotation is done.
         warm: what a later rotation has added.
@@ -98,6 +100,7 @@ class Round:
     bare_loaded: Cost
     bare: Cost
     imports: Mapping[str, Cost]
+    trust: Cost
     loaded: Cost
     ours: Cost
     warm: Cost
@@ -116,7 +119,8 @@ class Round:
             **{f"import of {name}": cost for name, cost in self.imports.items()},
             "around it": self.loaded - self.bare_loaded - imports,
             "a warm rotation": self.warm,
-            "the first time": (self.ours - self.loaded) - (self.bare - self.bare_loaded) - self.warm,
+            "the trusted authorities": self.trust,
+            "else the first time": (self.ours - self.loaded) - (self.bare - self.bare_loaded) - self.warm - self.trust,
         }
 
 

@@ -3,20 +3,24 @@
     python -m benchmarks.cold_worker <the folder of function_app.py>
 
 Each line of its input is an order in JSON, and gets a line in answer. An order has any of `event`, an event for the
-function `rotation_event`; `import`, names of modules to import; `loaded`, names of which those in `sys.modules` are
-answered. The clock is that of the whole machine, so that who started the process can say how long ago that was.
+function `rotation_event`; `import`, names of modules to import; `trust`, a file of authorities to read, as for a first
+TLS connection; `loaded`, names of which those in `sys.modules` are answered. The clock is that of the whole machine, so
+that who started the process can say how long ago that was.
 """
 
 import asyncio
 import importlib
 import json
 import logging
+import ssl
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from sandbox.worker import Function, Worker, event_datum
+
+kept: list[ssl.SSLContext] = []
 
 
 async def serve(app: Path) -> None:
@@ -38,6 +42,9 @@ async def serve(app: Path) -> None:
 async def _obey(worker: Worker, function: Function, order: dict[str, Any]) -> str | None:  # Any: JSON
     for name in order.get("import", ()):
         importlib.import_module(name)
+    if "trust" in order:
+        kept.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
+        kept[-1].load_verify_locations(order["trust"])
     if "event" in order:
         return (await worker.invoke(function, event_datum(order["event"]))).exception
     return None
