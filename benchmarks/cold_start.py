@@ -17,7 +17,7 @@ from typing import IO, Any, Self, cast
 
 import certifi
 
-from benchmarks.cold_start_told import LATE, NEEDED, Cost, Round, median_of, parts_of_imports, section
+from benchmarks.cold_start_told import LATE, NEEDED, Cost, Late, Round, median_of, parts_of_imports, section
 from benchmarks.section import BenchmarkError, Section
 from rotators.rotation import rotate
 from sandbox.event_schemas import key_vault_event
@@ -48,7 +48,7 @@ def run(part: float = 1.0) -> Section:
         measured = [_round(here, is_bare_first=number % 2 == 0) for number in range(rounds)]
         late = [_late(here, next(here.secrets)) for _ in range(looked_at)]
         imported = [_imports(here, next(here.secrets)) for _ in range(looked_at)]
-    return Section(section(measured, {name: [costs[name] for costs in late] for name in LATE}, imported))
+    return Section(section(measured, late, imported))
 
 
 # -- the place ------------------------------------------------------------------------------------------------
@@ -193,11 +193,9 @@ def _ours(here: _Place, secrets: Sequence[str]) -> tuple[_Answer, Cost]:
     return cold, median_of([answer.done - answer.begun for answer in warm])
 
 
-def _late(here: _Place, secret: str) -> dict[str, Cost]:
-    """Return what each of `LATE` costs on top of the first rotation."""
+def _late(here: _Place, secret: str) -> Late:
     with _Process(_ROOT) as process:
-        process.ask(event=here.event(secret))
-        return process.import_(LATE)
+        return Late(process.ask(event=here.event(secret)).done, process.import_(LATE))
 
 
 def _imports(here: _Place, secret: str) -> dict[str, float]:

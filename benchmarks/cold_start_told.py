@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -124,23 +124,23 @@ class Round:
         }
 
 
-def section(
-    rounds: Sequence[Round], late: Mapping[str, Sequence[Cost]], imported: Sequence[Mapping[str, float]]
-) -> str:
-    """Return the section.
+@dataclass(frozen=True, slots=True)
+class Late:
+    """A cold start, and what each of `LATE` adds where it is imported after all."""
 
-    Args:
-        rounds: what was measured.
-        late: what each of `LATE` adds where it is imported after all.
-        imported: the `parts_of_imports` of some processes.
-    """
+    ours: Cost
+    imports: Mapping[str, Cost]
+
+
+def section(rounds: Sequence[Round], late: Sequence[Late], imported: Sequence[Mapping[str, float]]) -> str:
+    """Return the section. `imported`: the `parts_of_imports` of some processes."""
     ratios = {
         name: ratio_of_medians([of(r.ours) for r in rounds], [of(r.needed) for r in rounds])
         for name, of in _MEASURES.items()
     }
     head = ("", *_MEASURES)
-    parts = [(part, *_shares(rounds, [r.parts[part] for r in rounds])) for part in rounds[0].parts]
-    on_top = [(name, *_shares(rounds, costs)) for name, costs in late.items()]
+    parts = [(part, *_shares((r.parts[part], r.ours) for r in rounds)) for part in rounds[0].parts]
+    on_top = [(name, *_shares((process.imports[name], process.ours) for process in late)) for name in LATE]
     return "\n".join(
         [
             _INTRODUCTION,
@@ -168,9 +168,10 @@ def _how_quiet(rounds: Sequence[Round]) -> str:
     )
 
 
-def _shares(rounds: Sequence[Round], costs: Sequence[Cost]) -> list[str]:
-    """Return these costs, by their medians, as parts of the whole cold start: one for each measure."""
-    return [f"{median(map(of, costs)) / median(of(r.ours) for r in rounds):.0%}" for of in _MEASURES.values()]
+def _shares(costs: Iterable[tuple[Cost, Cost]]) -> list[str]:
+    """Return the median of what the one is of the other, in one process: one for each measure."""
+    pairs = list(costs)
+    return [f"{median(of(part) / of(whole) for part, whole in pairs):.0%}" for of in _MEASURES.values()]
 
 
 def median_of(costs: Sequence[Cost]) -> Cost:
