@@ -18,7 +18,7 @@ PRINTED = """\
 import time: self [us] | cumulative | imported package
 import time:       100 |        100 |     _io
 import time:       200 |        300 |   logging
-INFO:rotators:import time: is no line of this kind
+INFO:rotators:import time:       900 |        900 | rotators
 import time:       300 |        300 | azure
 import time:        60 |         60 |   azure.core.pipeline
 import time:        40 |        100 | azure.core
