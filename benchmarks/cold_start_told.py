@@ -14,6 +14,7 @@ NEEDED = ("azure.identity", "azure.keyvault.secrets", "psycopg")
 """What a rotation cannot do without, in the order in which it is imported."""
 LATE = ("azure.eventgrid", "airflow_client.client")
 """What is to cost nothing until it is used."""
+COMPILING = "compiling the program's own modules"
 
 _INTRODUCTION = """\
 ## Cold start
@@ -39,7 +40,8 @@ imports do. *The trusted authorities*: a file of them, which the first TLS conne
 the token, and what libraries put off until they are used.
 """
 _LATE = """\
-What would come on top, as parts of the same, were it imported at the start:
+What would come on top, as parts of the same: these imports, were they made at the start; and compiling, where the
+package holds no bytecode and nothing can be written beside it.
 """
 _IMPORTS = """\
 What is imported until the first rotation is done, by `python -X importtime`, each package without what it imports:
@@ -126,10 +128,10 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Late:
-    """A cold start, and what each of `LATE` adds where it is imported after all."""
+    """A cold start, and what each of `LATE` adds where it is imported after all, and `COMPILING`."""
 
     ours: Cost
-    imports: Mapping[str, Cost]
+    added: Mapping[str, Cost]
 
 
 def section(rounds: Sequence[Round], late: Sequence[Late], imported: Sequence[Mapping[str, float]]) -> str:
@@ -140,7 +142,7 @@ def section(rounds: Sequence[Round], late: Sequence[Late], imported: Sequence[Ma
     }
     head = ("", *_MEASURES)
     parts = [(part, *_shares((r.parts[part], r.ours) for r in rounds)) for part in rounds[0].parts]
-    on_top = [(name, *_shares((process.imports[name], process.ours) for process in late)) for name in LATE]
+    on_top = [(name, *_shares((process.added[name], process.ours) for process in late)) for name in late[0].added]
     return "\n".join(
         [
             _INTRODUCTION,

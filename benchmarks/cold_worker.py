@@ -4,8 +4,8 @@
 
 Each line of its input is an order in JSON, and gets a line in answer. An order has any of `event`, an event for the
 function `rotation_event`; `import`, names of modules to import; `trust`, a file of authorities to read, as for a first
-TLS connection; `loaded`, names of which those in `sys.modules` are answered. The clock is that of the whole machine, so
-that who started the process can say how long ago that was.
+TLS connection; `compile`, files of Python to compile; `loaded`, names of which those in `sys.modules` are answered. The
+clock is that of the whole machine, so that who started the process can say how long ago that was.
 """
 
 import asyncio
@@ -15,10 +15,11 @@ import logging
 import ssl
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sandbox.worker import Function, Worker, event_datum
+from sandbox.worker import Worker, event_datum
 
 kept: list[ssl.SSLContext] = []
 
@@ -29,34 +30,35 @@ async def serve(app: Path) -> None:
     sys.path[0] = str(app)
     worker = Worker()
     (function,) = (function for function in await worker.load(app) if function.name == "rotation_event")
-    loaded = _now()
+    # To look at the memory takes time, for which nothing is charged but the first event of either app.
+    loaded = {"seconds": time.monotonic(), **_memory()}
     for line in sys.stdin:
-        begun = _now()
         order = json.loads(line)
-        exception = await _obey(worker, function, order)
-        moments = {"loaded": loaded, "begun": begun, "done": _now()}
+        begun = {**_memory(), "seconds": time.monotonic()}
+        exception = None
+        if "event" in order:
+            exception = (await worker.invoke(function, event_datum(order["event"]))).exception
+        _obey(order)
+        moments = {"loaded": loaded, "begun": begun, "done": {"seconds": time.monotonic(), **_memory()}}
         modules = [name for name in order.get("loaded", ()) if name in sys.modules]
         print(json.dumps({"exception": exception, "modules": modules, **moments}), flush=True)
 
 
-async def _obey(worker: Worker, function: Function, order: dict[str, Any]) -> str | None:  # Any: JSON
+def _obey(order: Mapping[str, Any]) -> None:  # Any: JSON
     for name in order.get("import", ()):
         importlib.import_module(name)
+    for file in order.get("compile", ()):
+        compile(Path(file).read_bytes(), file, "exec", dont_inherit=True)
     if "trust" in order:
         kept.append(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
         kept[-1].load_verify_locations(order["trust"])
-    if "event" in order:
-        return (await worker.invoke(function, event_datum(order["event"]))).exception
-    return None
 
 
-def _now() -> dict[str, float]:
-    """Return the time, and the kibibytes that are resident, and those of them that no other process has."""
-    seconds = time.monotonic()
+def _memory() -> dict[str, float]:
+    """Return the kibibytes that are resident, and those of them that no other process has."""
     lines = Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]
     kibibytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)}
-    unique = kibibytes["Private_Clean"] + kibibytes["Private_Dirty"]
-    return {"seconds": seconds, "resident": kibibytes["Rss"], "unique": unique}
+    return {"resident": kibibytes["Rss"], "unique": kibibytes["Private_Clean"] + kibibytes["Private_Dirty"]}
 
 
 if __name__ == "__main__":
