@@ -1,4 +1,10 @@
 """The triggers, and nothing else: each turns what it is given into a call of `rotators`."""
+# ruff: noqa: E402 (the imports come after what makes them cheaper)
+
+import gc
+
+# What an import makes stays. Looking for garbage in all of it, again and again, takes a twentieth of a cold start.
+gc.disable()
 
 import logging
 import os
@@ -17,6 +23,9 @@ from rotators.journal import guarded
 from rotators.rotation import rotate
 from rotators.settings import sweep_schedule
 from rotators.systems import Systems, connect
+
+gc.freeze()
+gc.enable()
 
 if sys.platform != "win32":
     import resource

@@ -13,3 +13,7 @@ class Section:
 
     text: str
     plots: Mapping[str, str] = field(default_factory=dict)
+
+
+class BenchmarkError(Exception):
+    """A contestant did not do what it is measured for, so its time says nothing."""
