@@ -1,5 +1,6 @@
 """What "a burst" found, as a section of the results: pure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -22,9 +23,10 @@ NARROWED = 10
 """By this the limits are divided where it is shown how they become the wall."""
 FEWER = 45
 """Secrets there: half as many again as go into a window."""
-DELAY, SLOW = 0.005, 0.1
+DELAY, SLOW = 0.005, 0.08
 """Seconds that a round trip takes longer, and where the limits are narrowed."""
 
+_PROCESS = re.compile(r"\[\d+\]")
 CONNECTIONS_GOAL = Goal(MAX_CONNECTIONS / 5, is_most=True)
 
 _INTRODUCTION = f"""\
@@ -115,11 +117,20 @@ class Bursts:
 
 
 def most_at_once(log: Iterable[str]) -> int:
-    """Return how many sessions were open at the same time, from the server's log with its connections in it."""
-    now = most = 0
+    """Return how many sessions were open at the same time, from the server's log with its connections in it.
+
+    Those that were refused are sessions until then.
+    """
+    open_now: set[str] = set()
+    most = 0
     for line in log:
-        now += ("connection received:" in line) - ("disconnection: session time" in line)
-        most = max(most, now)
+        if (process := _PROCESS.search(line)) is None:
+            continue
+        if "connection received:" in line:
+            open_now.add(process[0])
+        elif "disconnection: session time" in line or " FATAL: " in line:
+            open_now.discard(process[0])
+        most = max(most, len(open_now))
     return most
 
 

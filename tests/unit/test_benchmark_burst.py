@@ -43,13 +43,17 @@ def test_a_line_has_a_point_for_each_number_of_instances() -> None:
 
 
 def test_sessions_that_are_open_together_are_counted_from_the_log() -> None:
-    """In the order in which the server writes, and whatever else it writes."""
-    begin, end = (
-        "[7] [unknown]@[unknown] LOG:  connection received: host=127.0.0.1",
-        "LOG:  disconnection: session time: 0",
-    )
-    other = "LOG:  connection authorized: user=app"
-    assert most_at_once([begin, other, begin, end, begin, other, end, begin, begin, end]) == 3
+    """In the order in which the server writes, whatever else it writes; who is refused has no line of its end."""
+
+    def log(*lines: str) -> list[str]:
+        return [
+            f"2026-11-25 18:00:00.000 UTC [{line.partition(' ')[0]}] LOG:  {line.partition(' ')[2]}" for line in lines
+        ]
+
+    begin, end, other = "connection received: host=127.0.0.1", "disconnection: session time: 0:00", "authorized"
+    assert most_at_once(log(f"1 {begin}", f"1 {other}", f"2 {begin}", f"1 {end}", f"3 {begin}", f"2 {end}")) == 2
+    refused = '[1] rotator@postgres FATAL:  too many connections for role "rotator"'
+    assert most_at_once([*log(f"1 {begin}"), refused, *log(f"2 {begin}"), "\tand what goes on in the next line"]) == 1
     assert most_at_once([]) == 0
 
 
