@@ -1,10 +1,13 @@
-"""Instances of the program as Azure runs them, and what they meet: one PostgreSQL, one Key Vault, Event Grid."""
+"""Instances of the program as Azure runs them, and what they meet: one PostgreSQL, one Key Vault, Event Grid.
+
+What they take is read from /proc: on Linux only.
+"""
 
 import os
 import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -86,7 +89,8 @@ class Fleet:
     def use_up(self) -> None:
         """Let others write as often as the vault takes it in a window."""
         with self.vault.client() as client, ThreadPoolExecutor(4) as pool:
-            wait([pool.submit(client.set_secret, "of-others", "x", retry_total=0) for _ in range(LIMIT)])
+            for written in [pool.submit(client.set_secret, "of-others", "x", retry_total=0) for _ in range(LIMIT)]:
+                written.result()
 
     def identifier(self, name: str) -> str:
         """Return what names the current version of a secret."""
