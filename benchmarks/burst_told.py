@@ -158,7 +158,7 @@ def section(bursts: Bursts, plot: str) -> str:
                 ("", *map(_instances, bursts.narrowed)),
                 [
                     ("events", *map(windows, bursts.narrowed.values())),
-                    ("a sweep", *map(windows, bursts.swept.values())),
+                    ("a sweep", *(windows(bursts.swept.get(number, ())) for number in bursts.narrowed)),
                 ],
             ),
             f"![Time by instances](plots/{plot})\n",
@@ -168,7 +168,9 @@ def section(bursts: Bursts, plot: str) -> str:
 
 
 def windows(rounds: Sequence[Burst]) -> str:
-    """Return the time of these rounds in windows: the median, and the lowest and highest if there are several."""
+    """Return the time of these rounds in windows: the median, and the lowest and highest of several."""
+    if not rounds:
+        return ""
     ordered = sorted(burst.windows for burst in rounds)
     ratio = Ratio(median(ordered), ordered[0], ordered[-1])
     return str(ratio) if len(ordered) > 1 else f"{ratio.value:.2f}"

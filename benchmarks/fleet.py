@@ -166,8 +166,10 @@ def fleet(instances: int) -> Iterator[Fleet]:
             # Only when it is told to.
             "ROTATION_SWEEP_SCHEDULE": "0 0 0 1 1 *",
         }
-        hosts = [Instance(enter(FunctionsHost(APP, environment=environment, settings=None))) for _ in range(instances)]
-        yield Fleet(vault, server, hosts, links, names, certificates(folder).server, listeners)
+        hosts = [stack.push(FunctionsHost(APP, environment=environment)) for _ in range(instances)]
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(FunctionsHost.start, hosts))
+        yield Fleet(vault, server, list(map(Instance, hosts)), links, names, certificates(folder).server, listeners)
 
 
 def address_of(link: SlowLink) -> str:
