@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import cold_start, one_rotation
+from benchmarks import burst, cold_start, one_rotation
 from benchmarks.machine import Facts, facts
 from benchmarks.section import Section
 
@@ -17,6 +17,7 @@ PLOTS = Path(__file__).parent / "plots"
 BENCHMARKS: Mapping[str, Callable[[float], Section]] = {
     "one-rotation": one_rotation.run,
     "cold-start": cold_start.run,
+    "burst": burst.run,
 }
 _INTRODUCTION = """\
 # What a rotation costs

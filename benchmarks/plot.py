@@ -37,6 +37,8 @@ def plot(frame: Frame, lines: Mapping[str, Line], limits: Mapping[str, Line] | N
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
+        # Between what was measured there may be nothing: no half instances.
+        axes.set_xticks(sorted({x for line in lines.values() for x, _ in line}))
     axes.grid(visible=True, alpha=0.3)
     axes.legend()
     drawn = io.StringIO()

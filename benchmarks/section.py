@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
+class BenchmarkError(Exception):
+    """A contestant did not do what it is measured for, so its time says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """Markdown that begins with a heading of the second level, and SVG by file name.
@@ -13,7 +17,3 @@ class Section:
 
     text: str
     plots: Mapping[str, str] = field(default_factory=dict)
-
-
-class BenchmarkError(Exception):
-    """A contestant did not do what it is measured for, so its time says nothing."""

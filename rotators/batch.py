@@ -4,7 +4,6 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import batched
 from typing import Literal
 
 from rotators.connection_secret import parse
@@ -22,8 +21,6 @@ Status = Literal["requested", "refused", "planned", "not begun", "rotated", "res
 
 # Azure's load balancer ends a request after 230 s. What was begun by then is finished, with some room for it.
 BEGIN_WITHIN = timedelta(seconds=120)
-# Event Grid takes 1 MB in a request; an event of ours is less than 1 kB.
-_EVENTS_IN_A_REQUEST = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,10 +162,9 @@ def _how_to_go_on(obstacle: str) -> str:
 
 
 def _hand_out(systems: Systems, topic: Topic, chosen: list[_Chosen]) -> list[Answered]:
-    for some in batched(chosen, _EVENTS_IN_A_REQUEST, strict=False):
-        topic.publish(
-            *(requested(it.trigger, systems.vault.identifier_of_version(it.trigger.secret, it.version)) for it in some)
-        )
+    topic.publish(
+        *(requested(it.trigger, systems.vault.identifier_of_version(it.trigger.secret, it.version)) for it in chosen)
+    )
     return [Answered(it.trigger.secret, it.trigger.id, "requested", it.reason) for it in chosen]
 
 

@@ -15,7 +15,7 @@ from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
 from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
-from rotators.events import REQUESTED, EventIn, read_event, requested
+from rotators.events import REQUESTED, EventIn, EventOut, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
 from rotators.outcome import Outcome, timestamp
 from rotators.policy import RotationPolicy, RotationState, read_policy
@@ -170,15 +170,8 @@ def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
     """Publish an event for each secret, for other instances to take; False when it is to be done here."""
     if systems.topic is None or not work:
         return False
-    requests = []
-    for trigger in work:
-        try:
-            # The version makes the event harmless when it comes late or twice.
-            version = guarded(f"secret {trigger.secret!r}", systems.vault.current, trigger.secret).version
-        except RotationError as error:
-            write_log(logging.WARNING, "sweep passed over", secret=trigger.secret, reason=str(error))
-            continue
-        requests.append(requested(trigger, systems.vault.identifier_of_version(trigger.secret, version)))
+    found = in_parallel(systems, lambda trigger: _request(systems, trigger), work)
+    requests = [event for event in found if event is not None]
     if not requests:
         return True
     try:
@@ -187,6 +180,17 @@ def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
         write_log(logging.WARNING, "sweep works alone", reason=str(error))
         return False
     return True
+
+
+def _request(systems: Systems, trigger: Trigger) -> EventOut | None:
+    """Return the event that asks for a rotation; None when the secret can't be read."""
+    try:
+        # The version makes the event harmless when it comes late or twice.
+        version = guarded(f"secret {trigger.secret!r}", systems.vault.current, trigger.secret).version
+    except RotationError as error:
+        write_log(logging.WARNING, "sweep passed over", secret=trigger.secret, reason=str(error))
+        return None
+    return requested(trigger, systems.vault.identifier_of_version(trigger.secret, version))
 
 
 def _work_off(systems: Systems, work: list[Trigger]) -> list[Outcome]:

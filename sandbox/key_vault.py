@@ -60,6 +60,8 @@ class KeyVault:
         clock: moves `created`, expiry events, throttling and settling. Tokens have their own, see `Identity`.
         name: the vault's name in events.
         port: of the vault, and `identity_port` of the token endpoint; 0 takes a free one.
+        address: where clients come to, `https://127.0.0.1:PORT`, when something stands in between; `port` is then
+            the one that this passes on to.
         on_event: called with each event, one after the other, in a thread of its own.
         live: look for due expiries each second; else `tick()` does.
         token_lifetime: of the tokens that the identity hands out.
@@ -74,6 +76,7 @@ class KeyVault:
         name: str = "sandbox",
         port: int = 0,
         identity_port: int = 0,
+        address: str = "",
         on_event: Callable[[Event], object] | None = None,
         live: bool = False,
         token_lifetime: timedelta = timedelta(hours=24),
@@ -84,10 +87,11 @@ class KeyVault:
         made = certificates(folder)
         self.ca_file = made.ca
         self._service = HttpService(self._answer, port=port, tls=made.tls())
-        self.url = self._service.url
+        self.port = self._service.port
+        self.url = address or self._service.url
         # The SDK wants the vault's host to end with "." and the resource's host: ".0.0.1:PORT" does that for
         # 127.0.0.1:PORT, so that its check needs not be switched off.
-        self.resource = f"https://0.0.1:{self._service.port}"
+        self.resource = f"https://0.0.1:{self.url.rpartition(':')[2]}"
         self.identity = Identity(lifetime=token_lifetime, port=identity_port)
         self._events = KeyVaultEvents(name, self.url, self.clock, on_event)
         self._store = SecretStore(self.clock, settling, self._events.announce)

@@ -28,6 +28,7 @@ from azure.identity import CredentialUnavailableError, DefaultAzureCredential, M
 from azure.keyvault.secrets import SecretClient
 from azure.keyvault.secrets._shared import HttpChallengeCache
 
+from benchmarks.slow_network import SlowLink
 from sandbox.key_vault import KeyVault, KeyVaultError
 
 NAME = "airflow-connections-warehouse"
@@ -107,6 +108,22 @@ def test_a_write_is_challenged_before_its_body_is_sent_and_happens_once(vault: K
     client.set_secret(NAME, "value")
     assert [r.status for r in vault.requests] == [401, 200]
     assert len(vault.versions(NAME)) == 1
+
+
+def test_behind_something_it_names_the_address_that_clients_come_to(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the challenge, in what leads to the next page, in identifiers and in events: none leads past it."""
+    HttpChallengeCache.clear()
+    with SlowLink() as link, KeyVault(folder, address=f"https://127.0.0.1:{link.port}") as vault:
+        link.server_port = vault.port
+        live_in(vault, monkeypatch)
+        for number in range(26):
+            vault.put(f"s{number}", "x")
+        with SecretClient(vault.url, ManagedIdentityCredential()) as client:
+            listed = [secret.id for secret in client.list_properties_of_secrets()]
+        assert len({identifier for identifier in listed if f":{link.port}/" in str(identifier)}) == 26
+        assert all(event["data"]["Id"].startswith(vault.url) for event in vault.events)
 
 
 def test_the_challenge_names_the_tenant_and_a_resource(vault: KeyVault) -> None:

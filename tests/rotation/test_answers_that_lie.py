@@ -1,6 +1,7 @@
 """Key Vault's answer is not what Key Vault did: a gateway refused, garbled or delayed it."""
 
 import socket
+from contextlib import closing
 from datetime import timedelta
 from typing import Any
 
@@ -112,20 +113,24 @@ def test_an_identity_that_wants_to_be_waited_for_is_not(here: World, status: int
 @pytest.mark.parametrize("status", [429, 503])
 def test_a_topic_that_wants_to_be_waited_for_is_not(status: int) -> None:
     """P2: nor the topic, while the function's answer is waited for."""
-    with HttpService(lambda _: Response.json(status, {}, {"Retry-After": "3600"})) as service:
-        topic = Topic(f"{service.url}/api/events", Password("key"))
-        with pytest.raises(TransientError, match="topic"):
-            topic.publish(EventOut("Completed", "s", {}))
+    with (
+        HttpService(lambda _: Response.json(status, {}, {"Retry-After": "3600"})) as service,
+        closing(Topic(f"{service.url}/api/events", Password("key"))) as topic,
+        pytest.raises(TransientError, match="topic"),
+    ):
+        topic.publish(EventOut("Completed", "s", {}))
 
 
 @pytest.mark.timeout(60)
 def test_a_topic_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """P2: azure-core's own patience is five minutes, three times."""
     monkeypatch.setattr("rotators.events._READ_TIMEOUT_SECONDS", 0.1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        topic = Topic(f"http://127.0.0.1:{silent.getsockname()[1]}/api/events", Password("key"))
-        with pytest.raises(TransientError, match="topic"):
-            topic.publish(EventOut("Completed", "s", {}))
+    with (
+        socket.create_server(("127.0.0.1", 0)) as silent,
+        closing(Topic(f"http://127.0.0.1:{silent.getsockname()[1]}/api/events", Password("key"))) as topic,
+        pytest.raises(TransientError, match="topic"),
+    ):
+        topic.publish(EventOut("Completed", "s", {}))
 
 
 def begun(here: World, there: World, strategy: str) -> tuple[str, EventIn, Fault]:

@@ -1,6 +1,5 @@
 """Rotating many at once: named or matching, over the topic or here; each is told what becomes of it."""
 
-import uuid
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -202,19 +201,3 @@ def test_a_vault_or_topic_that_is_down_is_asked_again(here: World) -> None:
     with pytest.raises(TransientError, match="busy or failing"):
         asked(here, secrets=(name,))
     assert len(here.versions(name)) == 1
-
-
-def test_many_events_go_in_several_requests(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Event Grid takes a megabyte in one."""
-    monkeypatch.setattr(batch, "_EVENTS_IN_A_REQUEST", 2)
-    sizes: list[int] = []
-
-    class Counting:
-        def publish(self, *events: EventOut) -> None:
-            sizes.append(len(events))
-
-    value = here.user()
-    names = tuple(here.alternating(value) for _ in range(5))
-    answers = asked(here.app(topic=Counting()), secrets=names)
-    assert sizes == [2, 2, 1]
-    assert len({uuid.UUID(answer.id) for answer in answers.values()}) == 5

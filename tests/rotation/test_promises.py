@@ -370,6 +370,30 @@ def test_the_sweep_works_at_several_secrets_at_a_time(here: World) -> None:
     assert [len(here.versions(name)) for name in names] == [2, 2]
 
 
+def test_the_sweep_hands_out_several_secrets_at_a_time(here: World) -> None:
+    """Each is read before it is handed out, and each of these reads waits for the other."""
+    names = [here.alternating(), here.alternating()]
+    here.make_due()
+    both = Barrier(2, timeout=10)
+    for name in names:
+        here.vault.fail(method="GET", path=f"/secrets/{name}", run=both.wait)
+    sweep(here.systems)
+    assert not both.broken
+    assert sorted(event.secret for event in here.topic.events if event.type == "Requested") == sorted(names)
+
+
+def test_a_secret_that_cannot_be_read_keeps_no_other_from_being_handed_out(here: World) -> None:
+    """P2: the next sweep finds it again."""
+    unreadable, other = here.alternating(), here.alternating()
+    here.make_due()
+    fault = here.vault.fail(method="GET", path=f"/secrets/{unreadable}", status=503, times=None)
+    sweep(here.systems)
+    assert [event.secret for event in here.topic.events if event.type == "Requested"] == [other]
+    fault.remove()
+    sweep(here.systems)
+    assert unreadable in {event.secret for event in here.topic.events if event.type == "Requested"}
+
+
 @pytest.mark.parametrize("strategy", ["alternating-users", "single-user"])
 def test_the_next_version_differs_in_user_and_password_alone(here: World, strategy: str) -> None:
     """Who reads the secret sees the same content type, tags and text, to the last blank."""
