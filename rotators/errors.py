@@ -32,6 +32,10 @@ class TransientError(RotationError):
         self.retry_after = retry_after
 
 
+class ThrottledError(TransientError):
+    """Key Vault takes no more for now, and has not done what it was asked for."""
+
+
 class LockHeldError(TransientError):
     """Another invocation is rotating this secret."""
 

@@ -1,9 +1,10 @@
 """The flow: trigger -> decide -> create -> apply -> verify -> publish -> refresh -> Outcome."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -18,6 +19,7 @@ from rotators.errors import (
     PermanentError,
     RotationError,
     SecretFormatError,
+    ThrottledError,
     TransientError,
     UnfinishedError,
 )
@@ -47,8 +49,11 @@ from rotators.rollback import former_credential, prove
 from rotators.systems import Systems
 from rotators.vault import SecretVersion
 
-# So long a lock that was held is taken as held: a write to Key Vault takes no less.
+# So long after it was seen a lock is taken as held: the writing that follows may take as long by itself.
 LOCK_IS_KNOWN_FOR = timedelta(seconds=1)
+# Key Vault counts writes in windows of 10 s, and what it refuses does not count: who waits here gets the next free
+# place. An event that is given back comes after 10 s at the earliest, begins anew, and if refused again, after 30 s.
+_PAUSES_OF_THE_THROTTLED = (1.0, 2.0, 4.0)
 
 
 @told_as("rotation")
@@ -188,7 +193,7 @@ def _rotate_alternating_users(
     with run.step("apply"), nullcontext() if is_marked else admin.transaction():
         apply_to_other_user(managed, admin, roles, new.connection.credential)
     following = dataclasses.replace(managed, connection=new.connection)
-    asked_at = time.monotonic()
+    verified_from = time.monotonic()
     with run.step("verify"):
         # In the moment before publishing; after it would be a round trip more.
         run.warn(
@@ -200,9 +205,8 @@ def _rotate_alternating_users(
             )
         )
     with run.step("publish"):
-        if time.monotonic() - asked_at > LOCK_IS_KNOWN_FOR.total_seconds():
-            admin.assert_locked(managed.identifier)
-        following = dataclasses.replace(following, secret=_publish(run, managed, new))
+        published = _publish(run, managed, admin, new, locked_at=verified_from)
+        following = dataclasses.replace(following, secret=published)
     return _finish_if_newest(run, following, admin, decision)
 
 
@@ -244,8 +248,7 @@ def _rotate_single_user(
             with admin.transaction():
                 admin.set_password(new.connection.credential)
                 with run.step("publish"):
-                    admin.assert_locked(managed.identifier)
-                    published = _publish(run, managed, new)
+                    published = _publish(run, managed, admin, new)
     except TransientError as error:
         if published is None:
             raise
@@ -269,8 +272,7 @@ def _roll_back(run: Invocation, managed: Managed, admin: AdminSession, decision:
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     with run.step("publish"):
-        admin.assert_locked(managed.identifier)
-        following = dataclasses.replace(following, secret=_publish(run, managed, new))
+        following = dataclasses.replace(following, secret=_publish(run, managed, admin, new))
     return _finish_if_newest(run, following, admin, decision)
 
 
@@ -387,8 +389,24 @@ def next_connection(managed: Managed, credential: Credential) -> ConnectionSecre
     return connection
 
 
-def _publish(run: Invocation, managed: Managed, new: NewVersion) -> SecretVersion:
-    return run.systems.vault.publish(managed.secret, new.connection.render(), tags=new.tags, expires=new.expires)
+def _publish(
+    run: Invocation, managed: Managed, admin: AdminSession, new: NewVersion, *, locked_at: float = -math.inf
+) -> SecretVersion:
+    """Write the version while the lock is known to be held; for a throttled Key Vault wait a little, some times.
+
+    `locked_at`, of `time.monotonic`: since then the lock has been seen.
+    """
+
+    def publish() -> SecretVersion:
+        if time.monotonic() - locked_at > LOCK_IS_KNOWN_FOR.total_seconds():
+            admin.assert_locked(managed.identifier)
+        return run.systems.vault.publish(managed.secret, new.connection.render(), tags=new.tags, expires=new.expires)
+
+    for pause in _PAUSES_OF_THE_THROTTLED:
+        with suppress(ThrottledError):
+            return publish()
+        time.sleep(pause)
+    return publish()
 
 
 def _planned(run: Invocation, managed: Managed, new: NewVersion, decision: Rotate | RollBack) -> Outcome:

@@ -23,6 +23,7 @@ from rotators.errors import (
     PolicyError,
     RotationError,
     SecretNotFoundError,
+    ThrottledError,
     TransientError,
     VaultRefusedError,
 )
@@ -148,8 +149,9 @@ class Vault:
         versions. So it is sent once, and whatever is answered but success, the newest version is read back: a
         gateway in between may refuse, or garble, what Key Vault has done.
 
-        Raise TransientError, or what was refused, if no version of ours is there; then none will be current later,
-        but for a write that takes effect after it was read back (`reconciliation.newcomer` is for that).
+        Raise TransientError (ThrottledError if it may be written again at once), or what was refused, if no version of
+        ours is there; then none will be current later, but for a write that takes effect after it was read back
+        (`reconciliation.newcomer` is for that).
         """
         try:
             return _calling(
@@ -173,6 +175,9 @@ class Vault:
         except PermanentError:
             # Neither writing nor reading is allowed: what was said first is what to mend.
             raise failure from None
+        except ThrottledError as error:
+            # That this reading did nothing does not tell what the writing did.
+            raise TransientError(str(error), retry_after=error.retry_after) from None
         # The value too: two attempts of one cause in one second have the same state.
         if newest.version != before.version and newest.tags.get(STATE_TAG) == tags[STATE_TAG] and newest.value == value:
             return newest
@@ -237,7 +242,9 @@ def _translate_answer(what: str, error: HttpResponseError, status: int) -> Perma
             f"{what}: Key Vault says {inner or code or 'Forbidden'} (403); give the app's identity get, set, update "
             "and list on secrets (a new role assignment needs some minutes), and let it through the firewall"
         )
-    if status in (408, 429) or status >= 500:  # noqa: PLR2004 (HTTP)
+    if status == 429:  # noqa: PLR2004 (HTTP)
+        return ThrottledError(f"{what}: Key Vault takes no more for now (429)", retry_after=_retry_after(error))
+    if status == 408 or status >= 500:  # noqa: PLR2004 (HTTP)
         return TransientError(f"{what}: Key Vault is busy or failing ({status})", retry_after=_retry_after(error))
     if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
         return TransientError(f"{what}: Key Vault says {inner} (409)")
