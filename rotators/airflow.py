@@ -165,11 +165,11 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
                     body={"connection_id": name, "conn_type": copy["conn_type"], **login},
                     query={"update_mask": tuple(login)},
                 )
-                if changed.is_good:
-                    with understood():
-                        outcomes.add("updated" if changed.body["connection_id"] == name else "absent")
-                else:
-                    doubted.add(name)
+                with understood():
+                    if changed.is_good and changed.body["connection_id"] == name:
+                        outcomes.add("updated")
+                    else:
+                        doubted.add(name)
             case "keep":
                 outcomes.add("kept")
     if doubted:
@@ -183,8 +183,8 @@ def _check_gone(session: Session, rotated: RotatedConnection, names: Collection[
     listed = {copy["connection_id"] for copy in _same_connections(session, rotated)}
     if still := sorted(listed.intersection(names)):
         raise TransientError(
-            f"Airflow lists the connection {still[0]!r}, of which it was answered that it is gone; it is tried again; "
-            "if this lasts, look at the proxy before Airflow"
+            f"Airflow lists the connection {still[0]!r}, of which it was answered that it is gone, or another one; it "
+            "is tried again; if this lasts, look at the proxy before Airflow"
         )
 
 

@@ -265,13 +265,23 @@ def test_failed_copy_step_does_not_stop_the_retry(fake: FakeAirflow) -> None:
     assert "500" in report.warnings[0]
 
 
-@pytest.mark.parametrize(("treatment", "status"), [("clear", 404), ("clear", 200), ("update", 404)])
+@pytest.mark.parametrize(
+    ("treatment", "gone"),
+    [
+        ("clear", Response.text(404, "<html>")),
+        ("clear", Response.text(200, "<html>")),
+        ("update", Response.text(404, "<html>")),
+        ("update", Response.json(200, {**COPY, "connection_id": "another"})),
+    ],
+)
 @pytest.mark.parametrize("is_listed", [True, False])
 def test_copy_that_is_said_to_be_gone_is_looked_for(
-    fake: FakeAirflow, treatment: str, status: int, *, is_listed: bool
+    fake: FakeAirflow, treatment: str, gone: Response, *, is_listed: bool
 ) -> None:
-    """A gateway may say 404 of what is there, or all is well, and a copy that stays has the old password (P5)."""
-    gone = Response.text(status, "<html>")
+    """A gateway may say 404 of what is there, or all is well, and a copy that stays has the old password (P5).
+
+    Or answer for another connection, which says nothing of this one.
+    """
 
     def say_gone(request: Request) -> Response | None:
         if request.path.endswith("/connections/warehouse"):
