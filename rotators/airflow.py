@@ -15,6 +15,7 @@ from rotators.airflow_logs import RotatedConnection, folded
 from rotators.airflow_tasks import (
     AirflowLook,
     Row,
+    ToldBefore,
     check_clearable,
     check_log_readable,
     check_readable,
@@ -55,6 +56,7 @@ class Airflow:
             password: called at each login; returns the password, or for `token` and `entra` the token itself.
         """
         self._api = AirflowApi(access, password)
+        self._told = ToldBefore()
 
     @property
     def treatment(self) -> Literal["clear", "update", "keep"]:
@@ -106,7 +108,7 @@ class Airflow:
         except RotationError as error:
             connection, warnings, trouble = None, (), error
         try:
-            report = retry_failed(session, [rotated])[rotated.secret]
+            report = retry_failed(session, [rotated], self._told)[rotated.secret]
         except RotationError as error:
             if trouble is not None:
                 raise
@@ -119,14 +121,14 @@ class Airflow:
 
         Raise TransientError or AirflowRefusedError if the failed tasks cannot be looked at.
         """
-        return retry_failed(self._api.open(), rotated) if rotated else {}
+        return retry_failed(self._api.open(), rotated, self._told) if rotated else {}
 
     def look(self, rotated: RotatedConnection) -> AirflowLook:
         """Return which tasks were retried for this rotation, and which failed on the old credential; change nothing.
 
         Raise TransientError or AirflowRefusedError if the tasks cannot be seen.
         """
-        return look(self._api.open(), rotated)
+        return look(self._api.open(), rotated, self._told)
 
 
 # -- copies in the metastore ----------------------------------------------------------------------------------
