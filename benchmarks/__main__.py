@@ -7,14 +7,18 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import one_rotation
+from benchmarks import one_rotation, refresh, sweep
 from benchmarks.machine import Facts, facts
 from benchmarks.section import Section
 
 RESULTS = Path(__file__).parent / "results.md"
 PLOTS = Path(__file__).parent / "plots"
 # The argument is the part of its rounds that is run.
-BENCHMARKS: Mapping[str, Callable[[float], Section]] = {"one-rotation": one_rotation.run}
+BENCHMARKS: Mapping[str, Callable[[float], Section]] = {
+    "one-rotation": one_rotation.run,
+    "sweep": sweep.run,
+    "refresh": refresh.run,
+}
 _INTRODUCTION = """\
 # What a rotation costs
 

@@ -10,7 +10,7 @@ from time import perf_counter
 
 from benchmarks.contestants import Contestant, Ring, ring
 from benchmarks.one_rotation_told import AWS, AWS_WITHOUT, LOOKED_AT, OURS, Asked, section
-from benchmarks.section import Section
+from benchmarks.section import BenchmarkError, Section
 from benchmarks.slow_network import Traffic
 from rotators.outcome import Outcome
 from sandbox.http_service import Response
@@ -31,10 +31,6 @@ _CALLS_OF_AWS = {
     "UpdateSecretVersionStage": 1,
 }
 _CLIENTS_OF_AWS, _LOGINS_OF_AWS, _STATEMENTS_OF_AWS = 4, 4, 12
-
-
-class BenchmarkError(Exception):
-    """A contestant did not do what it is measured for, so its time says nothing."""
 
 
 def run(part: float = 1.0) -> Section:

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
+class BenchmarkError(Exception):
+    """A contestant did not do what it is measured for, so its time says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """Markdown that begins with a heading of the second level, and SVG by file name.
