@@ -15,7 +15,7 @@ from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
 from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
-from rotators.events import REQUESTED, EventIn, read_event, requested
+from rotators.events import REQUESTED, EventIn, EventOut, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
 from rotators.outcome import Outcome, timestamp
 from rotators.policy import RotationPolicy, RotationState, read_policy
@@ -170,15 +170,17 @@ def _hand_out(systems: Systems, work: list[Trigger]) -> bool:
     """Publish an event for each secret, for other instances to take; False when it is to be done here."""
     if systems.topic is None or not work:
         return False
-    requests = []
-    for trigger in work:
+
+    def request(trigger: Trigger) -> EventOut | None:
         try:
             # The version makes the event harmless when it comes late or twice.
             version = guarded(f"secret {trigger.secret!r}", systems.vault.current, trigger.secret).version
         except RotationError as error:
             write_log(logging.WARNING, "sweep passed over", secret=trigger.secret, reason=str(error))
-            continue
-        requests.append(requested(trigger, systems.vault.identifier_of_version(trigger.secret, version)))
+            return None
+        return requested(trigger, systems.vault.identifier_of_version(trigger.secret, version))
+
+    requests = [event for event in in_parallel(systems, request, work) if event is not None]
     if not requests:
         return True
     try:
@@ -210,14 +212,17 @@ def _retry_failed_again(systems: Systems, in_grace: list[SecretVersion]) -> None
     """Until the grace is over, a task that still runs on the old credential may fail on it: search again."""
     if systems.airflow is None:
         return
-    searched: dict[str, tuple[Managed, RotationState]] = {}
-    connections: list[RotatedConnection] = []
-    for listed in in_grace:
+
+    def find(listed: SecretVersion) -> tuple[RotatedConnection, Managed, RotationState] | None:
         try:
-            found = guarded(f"secret {listed.name!r}", _rotated_before, systems, listed.name)
+            return guarded(f"secret {listed.name!r}", _rotated_before, systems, listed.name)
         except RotationError as error:
             write_log(logging.WARNING, "search passed over", secret=listed.name, reason=str(error))
-            continue
+            return None
+
+    searched: dict[str, tuple[Managed, RotationState]] = {}
+    connections: list[RotatedConnection] = []
+    for listed, found in zip(in_grace, in_parallel(systems, find, in_grace), strict=True):
         if found is not None:
             connection, managed, state = found
             searched[listed.name] = managed, state
