@@ -192,14 +192,19 @@ def failed_tasks() -> Iterator[FailedTasks]:
         with PostgreSQL() as database:
             for user in (USER, NEW_USER, STRANGER):
                 database.create_user(user)
-            wrong = {
+            settings = {
+                # Few fail for real, and nobody waits for them.
+                "AIRFLOW__CORE__PARALLELISM": "2",
+                # What was asked of the API server is in its log when it is looked for.
+                "PYTHONUNBUFFERED": "1",
                 "AIRFLOW_CONN_WAREHOUSE": database.dsn(USER, "the-old-one"),
                 "AIRFLOW_CONN_ELSEWHERE": database.dsn(STRANGER, "a-wrong-one"),
             }
-            with AirflowServer(environment=wrong, dags=folder) as airflow:
-                runs = {kind: airflow.trigger(f"{kind}_00") for kind in (OURS, OTHERS)}
-                for kind, run in runs.items():
-                    airflow.wait(f"{kind}_00", run)
+            with AirflowServer(environment=settings, dags=folder) as airflow:
+                runs = {}
+                for kind in (OURS, OTHERS):
+                    runs[kind] = airflow.trigger(f"{kind}_00")
+                    airflow.wait(f"{kind}_00", runs[kind])
                 failed = FailedTasks(airflow, database.port)
                 failed.multiply(runs[OURS], runs[OTHERS])
                 yield failed

@@ -24,7 +24,7 @@ failed; the others are copies, made in Airflow's own metastore and log folder, a
 are paused, so that nothing runs while it is measured; before each round all is as it was.
 
 *{LEAST.capitalize()}*: who knows already which tasks are ours lists what has failed, page by page, reads the logs of
-ours, as many at a time as the program does, and clears them with one call for each run, with Airflow's own client.
+ours and clears them with one call for each run, as many at a time as the program does, with Airflow's own client.
 *{AGAIN.capitalize()}* is what each sweep does until the grace is over: what failed for another reason is there still.
 There are no results unless exactly what failed on the old credential, and what waited for it, is cleared, by whoever:
 all of Airflow's metastore is compared.
@@ -41,8 +41,9 @@ operator whose fields Airflow no longer keeps (it keeps those of 30 runs): their
 search, those of functions that failed for a reason of their own; but what a log has told is not asked again as long as
 the process lives, so that the later searches, until the grace is over, read only what has failed since.
 
-The limit is AIRFLOW_MAX_EXAMINED, {MAX_EXAMINED:,} logs by default. Had all of 10,000 been functions, the refresh would
-have examined the newest {MAX_EXAMINED:,} and said so, and each search after it that many more.
+The limit is AIRFLOW_MAX_EXAMINED, {MAX_EXAMINED:,} logs by default, which no search here comes to. Had all of 10,000
+been functions, the refresh would have examined the newest {MAX_EXAMINED:,}, left the others as they are and said so,
+and each search after it, until the grace is over, would have examined as many more.
 """
 _MEMORY = """
 The memory that a refresh needs at its peak, beyond what the process has before it (tracemalloc). A log is judged where

@@ -28,11 +28,11 @@ user, if any other has got one, or if a value of any other is read.
 How many times as long as only the list each takes:
 """
 _GROWTH = """
-How many times as long the largest takes as the others, which have that many times fewer secrets:
+How many times as long the largest takes as the smaller ones:
 """
 _WHAT_IS_ASKED = f"""
 What each sweep asks of Key Vault. A page has 25 secrets, with their tags and without their values, so that the list
-alone says what is due; it is all that grows with the number of secrets. *{DUE.capitalize()}*:
+alone says what is due; all else is asked for what is due. *{DUE.capitalize()}*:
 """
 _MEMORY = """
 What a sweep needs at its peak, beyond what a process has before it (tracemalloc, in a process of its own). One page of
@@ -85,7 +85,10 @@ def section(samples: Samples, asked: Mapping[int, Asked], memory: Mapping[int, i
             _INTRODUCTION,
             table(("", *(f"{size:,} secrets" for size in sizes)), [(n, *rs) for n, rs in over_the_list.items()]),
             _GROWTH,
-            table(("", *(f"than {size:,}" for size in sizes[:-1])), [(n, *rs) for n, rs in growth.items()]),
+            table(
+                ("", *(f"{largest:,}, against {size:,}" for size in sizes[:-1])),
+                [(name, *ratios) for name, ratios in growth.items()],
+            ),
             "Goals, our own:\n",
             f"- {IDLE}, of {largest:,} secrets, against {LIST}: {OVER_THE_LIST.verdict(over_the_list[IDLE][-1])}",
             f"- {DUE}, ten times as many secrets: {PER_TENFOLD.verdict(growth[DUE][-1])}",
