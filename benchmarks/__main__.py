@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from benchmarks import burst, cold_start, one_rotation
+from benchmarks import burst, cold_start, one_rotation, refresh, sweep
 from benchmarks.machine import Facts, facts
 from benchmarks.section import Section
 
@@ -18,6 +18,8 @@ BENCHMARKS: Mapping[str, Callable[[float], Section]] = {
     "one-rotation": one_rotation.run,
     "cold-start": cold_start.run,
     "burst": burst.run,
+    "sweep": sweep.run,
+    "refresh": refresh.run,
 }
 _INTRODUCTION = """\
 # What a rotation costs

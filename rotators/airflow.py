@@ -15,6 +15,7 @@ from rotators.airflow_logs import RotatedConnection, folded
 from rotators.airflow_tasks import (
     AirflowLook,
     Row,
+    ToldBefore,
     check_clearable,
     check_log_readable,
     check_readable,
@@ -55,6 +56,7 @@ class Airflow:
             password: called at each login; returns the password, or for `token` and `entra` the token itself.
         """
         self._api = AirflowApi(access, password)
+        self._told = ToldBefore()
 
     @property
     def treatment(self) -> Literal["clear", "update", "keep"]:
@@ -106,7 +108,7 @@ class Airflow:
         except RotationError as error:
             connection, warnings, trouble = None, (), error
         try:
-            report = retry_failed(session, [rotated])[rotated.secret]
+            report = retry_failed(session, [rotated], self._told)[rotated.secret]
         except RotationError as error:
             if trouble is not None:
                 raise
@@ -119,14 +121,14 @@ class Airflow:
 
         Raise TransientError or AirflowRefusedError if the failed tasks cannot be looked at.
         """
-        return retry_failed(self._api.open(), rotated) if rotated else {}
+        return retry_failed(self._api.open(), rotated, self._told) if rotated else {}
 
     def look(self, rotated: RotatedConnection) -> AirflowLook:
         """Return which tasks were retried for this rotation, and which failed on the old credential; change nothing.
 
         Raise TransientError or AirflowRefusedError if the tasks cannot be seen.
         """
-        return look(self._api.open(), rotated)
+        return look(self._api.open(), rotated, self._told)
 
 
 # -- copies in the metastore ----------------------------------------------------------------------------------
@@ -165,11 +167,11 @@ def _refresh_copies(session: Session, rotated: RotatedConnection) -> tuple[Conne
                     body={"connection_id": name, "conn_type": copy["conn_type"], **login},
                     query={"update_mask": tuple(login)},
                 )
-                if changed.is_good:
-                    with understood():
-                        outcomes.add("updated" if changed.body["connection_id"] == name else "absent")
-                else:
-                    doubted.add(name)
+                with understood():
+                    if changed.is_good and changed.body["connection_id"] == name:
+                        outcomes.add("updated")
+                    else:
+                        doubted.add(name)
             case "keep":
                 outcomes.add("kept")
     if doubted:
@@ -183,8 +185,8 @@ def _check_gone(session: Session, rotated: RotatedConnection, names: Collection[
     listed = {copy["connection_id"] for copy in _same_connections(session, rotated)}
     if still := sorted(listed.intersection(names)):
         raise TransientError(
-            f"Airflow lists the connection {still[0]!r}, of which it was answered that it is gone; it is tried again; "
-            "if this lasts, look at the proxy before Airflow"
+            f"Airflow lists the connection {still[0]!r}, of which it was answered that it is gone, or another one; it "
+            "is tried again; if this lasts, look at the proxy before Airflow"
         )
 
 

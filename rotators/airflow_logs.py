@@ -51,6 +51,12 @@ class RotatedConnection:
     dags: tuple[str, ...]
 
     @property
+    def basis(self) -> tuple[object, ...]:
+        """All that a verdict of `other` rests on, but for the log and the task."""
+        user, users = self.credential.user, sorted(self.users)
+        return self.secret, self.version, self.engine, self.hosts, self.ports, user, users, self.published_at
+
+    @property
     def note(self) -> str:
         """What is written on a task instance that is retried; who finds it need not ask who did that."""
         return (

@@ -1,8 +1,10 @@
 """The failed tasks of an Airflow: which of them failed on an old credential, and how those run again."""
 
 import dataclasses
+import hashlib
+import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -11,16 +13,20 @@ from http import HTTPStatus
 from typing import Any
 
 from rotators.airflow_api import CLEAR_TASKS, READ_LOGS, READ_TASKS, Answer, Session, path_of, understood
-from rotators.airflow_logs import FailedTask, RotatedConnection, is_ours, judge
+from rotators.airflow_logs import OTHER, FailedTask, RotatedConnection, Verdict, is_ours, judge
 from rotators.errors import RotationError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun, TaskRef
 
-ALL_TASKS = path_of("dags", "~", "dagRuns", "~", "taskInstances")
+EVERY_DAG = EVERY_RUN = "~"
+ALL_TASKS = path_of("dags", EVERY_DAG, "dagRuns", EVERY_RUN, "taskInstances")
 NOT_THERE = HTTPStatus.NOT_FOUND
 FAILED = ("failed", "upstream_failed")
 
 LOGS_AT_A_TIME = 4
 LOG_PAGES = 50
+RUNS_AT_A_TIME = 4
+# Ten searches that come to the default of AIRFLOW_MAX_EXAMINED; 3 MB.
+MOST_REMEMBERED = 20_000
 # A log that cannot be read is one task's misfortune, and so is a run; more of them, and Airflow is in trouble.
 FAILURES = 3
 # An outcome travels in events and log lines, which have their limits.
@@ -33,6 +39,8 @@ TAKES_NOTE = (3, 3)
 
 Task = tuple[str, int]
 Row = Mapping[str, Any]  # Any: JSON
+
+_UNREADABLE = Verdict("unknown", "the log is not there, or cannot be read")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +105,56 @@ def _tagged(session: Session, tag: str) -> set[str]:
         return {row["dag_id"] for row in session.pages("/dags", "dags", rights=READ_TASKS, query=query)}
 
 
-def retry_failed(session: Session, rotated: Sequence[RotatedConnection]) -> dict[str, AirflowReport]:
+class ToldBefore:
+    """Tasks whose logs have said already that they are not our affair; it may be shared by threads.
+
+    The log of a try that has failed, once it is there to its end, tells the same each time, and the search goes on
+    until the grace is over. What is forgotten is read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, None] = {}
+        self._lock = threading.Lock()
+
+    def add(self, task: FailedTask, rotated: RotatedConnection) -> None:
+        """Remember it, and forget what was of no use for the longest time if that is too much."""
+        with self._lock:
+            self._known[_digest(task, rotated)] = None
+            if len(self._known) > MOST_REMEMBERED:
+                del self._known[next(iter(self._known))]
+
+    def knows(self, task: FailedTask, rotated: RotatedConnection) -> bool:
+        digest = _digest(task, rotated)
+        with self._lock:
+            known = digest in self._known
+            if known:
+                # To the end: it is of use.
+                del self._known[digest]
+                self._known[digest] = None
+            return known
+
+
+def _digest(task: FailedTask, rotated: RotatedConnection) -> bytes:
+    told = (task.path, task.map_index, task.try_number, task.started, rotated.basis)
+    return hashlib.blake2b(repr(told).encode(errors="surrogatepass"), digest_size=16).digest()
+
+
+def retry_failed(session: Session, rotated: Sequence[RotatedConnection], told: ToldBefore) -> dict[str, AirflowReport]:
     """Retry what failed on an old credential of these connections; one search serves them all.
 
     Return a report for each secret. Raise TransientError or AirflowRefusedError if the failed tasks cannot be seen.
     """
-    search = _Search(session, rotated)
+    search = _Search(session, rotated, told)
     search.look()
     return {one.secret: _retry(session, one, search) for one in rotated}
 
 
-def look(session: Session, rotated: RotatedConnection) -> AirflowLook:
+def look(session: Session, rotated: RotatedConnection, told: ToldBefore) -> AirflowLook:
     """Return what a retry would find, and what earlier ones did; nothing is cleared.
 
     Raise TransientError or AirflowRefusedError if the tasks cannot be seen.
     """
-    search = _Search(session, [rotated])
+    search = _Search(session, [rotated], told)
     search.look()
     since = max(rotated.published_at, datetime.now(UTC) - session.api.access.lookback)
     warnings = search.warnings[rotated.secret]
@@ -161,9 +203,10 @@ class _Search:
         examined: how many logs were read.
     """
 
-    def __init__(self, session: Session, rotated: Sequence[RotatedConnection]) -> None:
+    def __init__(self, session: Session, rotated: Sequence[RotatedConnection], told: ToldBefore) -> None:
         self._session = session
         self._rotated = rotated
+        self._told = told
         self._unreadable = 0
         self.ours: dict[str, list[FailedTask]] = defaultdict(list)
         self.suspected: dict[str, list[TaskRef]] = defaultdict(list)
@@ -173,23 +216,34 @@ class _Search:
 
     def look(self) -> None:
         """Read the logs that may concern us, and sort the tasks by what they tell."""
-        # All are listed before one is cleared, which would shift the pages.
-        candidates = self._candidates()
         with ThreadPoolExecutor(LOGS_AT_A_TIME, thread_name_prefix="airflow-log") as pool:
-            # A thread of ours starts without the invocation id that the worker's logging looks for.
-            contexts = [copy_context() for _ in candidates]
-            logs = list(pool.map(lambda context, task: context.run(self._log, task), contexts, candidates))
-        self.examined = len(candidates)
-        for (task, concerned), log in zip(candidates.items(), logs, strict=True):
-            for one in concerned:
-                self._sort(task, one, log)
+            try:
+                # Logs are read while the list is. All is listed before one is cleared, which would shift the pages.
+                # A thread of ours starts without the invocation id that the worker's logging looks for.
+                read = [
+                    (task, concerned, pool.submit(copy_context().run, self._judge, task, concerned))
+                    for task, concerned in self._candidates()
+                ]
+                for task, concerned, verdicts in read:
+                    for one, verdict in zip(concerned, verdicts.result(), strict=True):
+                        self._sort(task, one, verdict)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        self.examined = len(read)
 
-    def _sort(self, task: FailedTask, rotated: RotatedConnection, log: Sequence[Row] | None) -> None:
+    def _judge(self, task: FailedTask, concerned: Sequence[RotatedConnection]) -> list[Verdict]:
+        """Return what the log tells each of them; a log is large, and nobody keeps it."""
+        log = self._log(task)
         if log is None:
-            self.unknown[rotated.secret].append(_reference(task, "the log is not there, or cannot be read"))
-            return
+            return [_UNREADABLE] * len(concerned)
         with understood():
-            verdict = judge(log, task, rotated)
+            verdicts = [judge(log, task, one) for one in concerned]
+        for one, verdict in zip(concerned, verdicts, strict=True):
+            if verdict == OTHER:
+                self._told.add(task, one)
+        return verdicts
+
+    def _sort(self, task: FailedTask, rotated: RotatedConnection, verdict: Verdict) -> None:
         match verdict.kind:
             case "ours":
                 self.ours[rotated.secret].append(task)
@@ -198,7 +252,7 @@ class _Search:
             case "unknown":
                 self.unknown[rotated.secret].append(_reference(task, verdict.why))
 
-    def _candidates(self) -> dict[FailedTask, list[RotatedConnection]]:
+    def _candidates(self) -> Iterator[tuple[FailedTask, list[RotatedConnection]]]:
         """Return the failed tasks whose logs are worth reading, newest first, each with whom it may concern."""
         access = self._session.api.access
         scopes = {one.secret: self._dag_ids(one) for one in self._rotated}
@@ -207,26 +261,29 @@ class _Search:
             "end_date_gte": (datetime.now(UTC) - access.lookback).isoformat(),
             "order_by": "-end_date",
         }
-        candidates: dict[FailedTask, list[RotatedConnection]] = {}
-        for row in self._session.pages(ALL_TASKS, "task_instances", rights=READ_TASKS, query=query):
+        candidates: set[FailedTask] = set()
+        for row in self._session.pages(ALL_TASKS, "task_instances", rights=READ_TASKS, query=query, by_cursor=True):
             with understood():
                 task = FailedTask.from_json(row)
             concerned = [
                 one
                 for one in self._rotated
-                if ((scope := scopes[one.secret]) is None or task.dag_id in scope) and task.may_use(one)
+                if ((scope := scopes[one.secret]) is None or task.dag_id in scope)
+                and task.may_use(one)
+                and not self._told.knows(task, one)
             ]
             if not concerned or task.started is None or task in candidates:
                 continue
             if len(candidates) == access.max_examined:
                 for one in self._rotated:
                     self.warnings[one.secret].append(
-                        f"only the newest {access.max_examined} failed tasks were examined: raise "
-                        "AIRFLOW_MAX_EXAMINED, shorten AIRFLOW_LOOKBACK, or name the DAGs in the tag airflow-dags"
+                        f"only the newest {access.max_examined} failed tasks were examined: the next searches go on "
+                        "with older ones; to have them at once raise AIRFLOW_MAX_EXAMINED, shorten AIRFLOW_LOOKBACK, "
+                        "or name the DAGs in the tag airflow-dags"
                     )
                 break
-            candidates[task] = concerned
-        return candidates
+            candidates.add(task)
+            yield task, concerned
 
     def _dag_ids(self, rotated: RotatedConnection) -> set[str] | None:
         """Return the ids that a policy's `airflow-dags` means; None means all."""
@@ -297,16 +354,13 @@ def _retry(session: Session, rotated: RotatedConnection, search: _Search) -> Air
     runs: dict[tuple[str, str], list[FailedTask]] = defaultdict(list)
     for task in search.ours[rotated.secret]:
         runs[task.run].append(task)
-    failures = 0
-    for (dag_id, run_id), failed in runs.items():
-        try:
-            cleared, warnings = _Run(session, dag_id, run_id).retry(failed, rotated)
-        except RotationError as error:  # rights are given for each DAG, and one that is broken gives 500
-            report = combined(report, error)
-            failures += isinstance(error, TransientError)
-            if failures > FAILURES:
-                break
+    for (dag_id, run_id), done in zip(runs, _retried(session, runs, rotated), strict=True):
+        if done is None:
             continue
+        if isinstance(done, RotationError):
+            report = combined(report, done)
+            continue
+        cleared, warnings = done
         report = dataclasses.replace(
             report,
             retried=(*report.retried, RetriedRun(dag_id, run_id, cleared)) if cleared else report.retried,
@@ -316,6 +370,86 @@ def _retry(session: Session, rotated: RotatedConnection, search: _Search) -> Air
     if left_out > 0:
         report = dataclasses.replace(report, warnings=(*report.warnings, f"{left_out} unclear tasks are not listed"))
     return dataclasses.replace(report, warnings=_shortened(report.warnings))
+
+
+type _Retried = tuple[tuple[Task, ...], list[str]]
+"""What was cleared in a run, and what somebody should know."""
+
+
+def _retried(
+    session: Session, runs: Mapping[tuple[str, str], Sequence[FailedTask]], rotated: RotatedConnection
+) -> list[_Retried | RotationError | None]:
+    """Clear them in each of these runs, a few runs at a time; return what came of each.
+
+    Rights are given for each DAG, and one that is broken gives 500: such an error is that run's alone. After a few of
+    the latter Airflow is left in peace: None is what comes of the runs that are left.
+    """
+    failures: list[TransientError] = []
+
+    def attempt[R](do: Callable[[], R]) -> R | RotationError | None:
+        if len(failures) > FAILURES:
+            return None
+        try:
+            return do()
+        except TransientError as error:
+            failures.append(error)
+            return error
+        except RotationError as error:
+            return error
+
+    def retry(run: tuple[str, str]) -> _Retried | RotationError | None:
+        dag = dags[run[0]]
+        return attempt(lambda: _Run(session, *run).retry(runs[run], rotated, dag)) if isinstance(dag, _Dag) else dag
+
+    by_dag: dict[str, list[FailedTask]] = defaultdict(list)
+    for (dag_id, _), failed in runs.items():
+        by_dag[dag_id] += failed
+    with ThreadPoolExecutor(RUNS_AT_A_TIME, thread_name_prefix="airflow-run") as pool:
+        read = _spread(pool, lambda dag_id: attempt(lambda: _read_dag(session, dag_id, by_dag[dag_id])), by_dag)
+        dags = dict(zip(by_dag, read, strict=True))
+        return list(_spread(pool, retry, runs))
+
+
+def _spread[T, R](pool: ThreadPoolExecutor, do: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
+    """Do it to each item in the pool, and return what comes of it in their order."""
+    # A thread of ours starts without the invocation id that the worker's logging looks for.
+    return pool.map(lambda context, item: context.run(do, item), [copy_context() for _ in items], items)
+
+
+@dataclass(frozen=True, slots=True)
+class _Dag:
+    """What of a DAG concerns all of its runs.
+
+    Attributes:
+        is_gone: its file, or all of it; a run of it would never go on.
+        has_skipped: whether any task of any run was skipped after the first of ours failed.
+    """
+
+    is_gone: bool
+    is_paused: bool = False
+    has_skipped: bool = False
+
+
+def _read_dag(session: Session, dag_id: str, failed: Sequence[FailedTask]) -> _Dag:
+    details = session.call("GET", path_of("dags", dag_id, "details"), rights=READ_TASKS, expecting=(NOT_THERE,))
+    with understood():
+        if not details.is_good or details.body["is_stale"]:
+            return _Dag(is_gone=True)
+        is_paused = bool(details.body["is_paused"])
+    return _Dag(is_gone=False, is_paused=is_paused, has_skipped=_has_skipped(session, dag_id, EVERY_RUN, failed))
+
+
+def _has_skipped(session: Session, dag_id: str, run_id: str, failed: Sequence[FailedTask]) -> bool:
+    """Whether a task was skipped after the first of these failed, as a `fail_fast` DAG does it.
+
+    The API does not say which DAG is `fail_fast`.
+    """
+    since = min((task.ended for task in failed if task.ended), default=datetime.now(UTC))
+    query = {"state": "skipped", "end_date_gte": since.isoformat(), "limit": 1}
+    path = path_of("dags", dag_id, "dagRuns", run_id, "taskInstances")
+    skipped = session.call("GET", path, rights=READ_TASKS, query=query)
+    with understood():
+        return bool(skipped.body["total_entries"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,17 +475,14 @@ class _Run:
         self._path = path_of("dags", dag_id, "dagRuns", run_id)
         self._title = f"run {run_id!r} of DAG {dag_id!r}"
 
-    def retry(self, failed: Sequence[FailedTask], rotated: RotatedConnection) -> tuple[tuple[Task, ...], list[str]]:
+    def retry(self, failed: Sequence[FailedTask], rotated: RotatedConnection, dag: _Dag) -> _Retried:
         """Clear these tasks, what failed only because they did, and the setups and teardowns of all of them.
 
         Return what was cleared, and what somebody should know.
         """
         ours = {task.key for task in failed}
-        details = path_of("dags", self._dag_id, "details")
-        dag = self._session.call("GET", details, rights=READ_TASKS, expecting=(NOT_THERE,))
-        with understood():
-            if not dag.is_good or dag.body["is_stale"]:
-                return (), [f"{self._title}: the DAG is gone, so its failed tasks stay as they are"]
+        if dag.is_gone:
+            return (), [f"{self._title}: the DAG is gone, so its failed tasks stay as they are"]
         # With `include_downstream` the selection has tasks that failed for another reason too.
         behind = self._clear(ours, include_downstream=True) or []
         wanted = {one.task for one in behind if one.task in ours or one.state == "upstream_failed"}
@@ -365,7 +496,7 @@ class _Run:
             return (), [
                 f"{self._title}: it has setups or teardowns and still runs; looked at again until the grace is over"
             ]
-        remarks = self._remarks(dag.body, failed)
+        remarks = self._remarks(dag, failed)
         of_persons = {one.task for one in around if one.note and not is_ours(one.note)}
         notes_at_once = self._session.supports >= TAKES_NOTE and not of_persons
         cleared = self._clear(
@@ -433,20 +564,15 @@ class _Run:
             return [f"{self._title}: its tasks were cleared, and the note could not be written: {error}"]
         return []
 
-    def _remarks(self, dag: Row, failed: Sequence[FailedTask]) -> list[str]:
+    def _remarks(self, dag: _Dag, failed: Sequence[FailedTask]) -> list[str]:
         remarks = []
-        if dag["is_paused"]:
+        if dag.is_paused:
             remarks.append(f"{self._title}: the DAG is paused; the run goes on when it is unpaused")
-        # The API does not say which DAG is `fail_fast`; such a one skips what has not begun as soon as a task fails.
-        since = min((task.ended for task in failed if task.ended), default=datetime.now(UTC))
-        query = {"state": "skipped", "end_date_gte": since.isoformat(), "limit": 1}
-        skipped = self._session.call("GET", f"{self._path}/taskInstances", rights=READ_TASKS, query=query)
-        with understood():
-            if skipped.body["total_entries"]:
-                remarks.append(
-                    f"{self._title}: tasks of it were skipped after the failure, as in a fail_fast DAG; they stay "
-                    "skipped: clear those by hand that are needed"
-                )
+        if dag.has_skipped and _has_skipped(self._session, self._dag_id, self._run_id, failed):
+            remarks.append(
+                f"{self._title}: tasks of it were skipped after the failure, as in a fail_fast DAG; they stay "
+                "skipped: clear those by hand that are needed"
+            )
         return remarks
 
 

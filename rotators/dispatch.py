@@ -214,14 +214,17 @@ def _retry_failed_again(systems: Systems, in_grace: list[SecretVersion]) -> None
     """Until the grace is over, a task that still runs on the old credential may fail on it: search again."""
     if systems.airflow is None:
         return
-    searched: dict[str, tuple[Managed, RotationState]] = {}
-    connections: list[RotatedConnection] = []
-    for listed in in_grace:
+
+    def find(listed: SecretVersion) -> tuple[RotatedConnection, Managed, RotationState] | None:
         try:
-            found = guarded(f"secret {listed.name!r}", _rotated_before, systems, listed.name)
+            return guarded(f"secret {listed.name!r}", _rotated_before, systems, listed.name)
         except RotationError as error:
             write_log(logging.WARNING, "search passed over", secret=listed.name, reason=str(error))
-            continue
+            return None
+
+    searched: dict[str, tuple[Managed, RotationState]] = {}
+    connections: list[RotatedConnection] = []
+    for listed, found in zip(in_grace, in_parallel(systems, find, in_grace), strict=True):
         if found is not None:
             connection, managed, state = found
             searched[listed.name] = managed, state

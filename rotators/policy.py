@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Literal, cast, get_args
 
 from cronsim import CronSim, CronSimError
@@ -291,8 +292,15 @@ def policy_and_complaints(
 
 def read_state(tags: Mapping[str, str]) -> RotationState | None:
     """Return the state in the tags; None when there is none, or what stands there was not written by us."""
+    text = tags.get(STATE_TAG)
+    return _state(text) if isinstance(text, str) else None
+
+
+# Of one secret it is asked for several times in a row, and a sweep looks at thousands.
+@lru_cache(maxsize=64)
+def _state(text: str) -> RotationState | None:
     try:
-        tag = json.loads(tags[STATE_TAG])
+        tag = json.loads(text)
         before = tag.get("from")
         if not _CAUSE_ID.fullmatch(tag["id"]):
             return None

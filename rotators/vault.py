@@ -242,10 +242,12 @@ def _translate_answer(what: str, error: HttpResponseError, status: int) -> Perma
             f"{what}: Key Vault says {inner or code or 'Forbidden'} (403); give the app's identity get, set, update "
             "and list on secrets (a new role assignment needs some minutes), and let it through the firewall"
         )
-    if status == 429:  # noqa: PLR2004 (HTTP)
-        return ThrottledError(f"{what}: Key Vault takes no more for now (429)", retry_after=_retry_after(error))
-    if status == 408 or status >= 500:  # noqa: PLR2004 (HTTP)
-        return TransientError(f"{what}: Key Vault is busy or failing ({status})", retry_after=_retry_after(error))
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 (HTTP)
+        return (
+            ThrottledError(f"{what}: Key Vault takes no more for now (429)", retry_after=_retry_after(error))
+            if status == 429  # noqa: PLR2004 (HTTP)
+            else TransientError(f"{what}: Key Vault is busy or failing ({status})", retry_after=_retry_after(error))
+        )
     if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
         return TransientError(f"{what}: Key Vault says {inner} (409)")
     return VaultRefusedError(f"{what}: Key Vault says {inner or code or 'no'} ({status})")

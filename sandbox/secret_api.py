@@ -92,8 +92,10 @@ class SecretApi:
         return Response.json(200, self._item(version, self._id(version)))
 
     def list_secrets(self, call: Call) -> Response:
-        items = {v.name.lower(): self._item(v, self._id(v, versioned=False)) for v in self._store.all_current()}
-        return self._page(call, items)
+        size, skip = _asked_page(call)
+        # One more than a page holds, so that it is known whether another one comes.
+        found = self._store.current_after(skip, size + 1)
+        return self._page(call, {v.name.lower(): self._item(v, self._id(v, versioned=False)) for v in found})
 
     def list_versions(self, call: Call) -> Response:
         # By version id, which is random: neither the order nor `created` tells which came first.
@@ -127,16 +129,14 @@ class SecretApi:
 
     def _page(self, call: Call, items: Mapping[str, object]) -> Response:
         """Answer the items whose key comes after the one in the skip token; `items` is sorted by key."""
-        query = call.request.query
-        size, skip = query.get("maxresults", str(PAGE)), _decoded(query.get("$skiptoken", ""))
-        if not (size.isdecimal() and 1 <= int(size) <= PAGE):
-            raise bad_parameter(f"maxresults must be between 1 and {PAGE}.")
+        size, skip = _asked_page(call)
         keys = [key for key in items if key > skip]
-        page, rest = keys[: int(size)], keys[int(size) :]
+        page, rest = keys[:size], keys[size:]
         link = None
         if rest:
             token = base64.urlsafe_b64encode(page[-1].encode()).decode().rstrip("=")
-            link = f"{self._url}{call.path}?api-version={query['api-version']}&$skiptoken={token}&maxresults={size}"
+            version = call.request.query["api-version"]
+            link = f"{self._url}{call.path}?api-version={version}&$skiptoken={token}&maxresults={size}"
         return Response.json(200, {"value": [items[key] for key in page], "nextLink": link})
 
     def _id(self, version: SecretVersion, *, versioned: bool = True) -> str:
@@ -186,6 +186,14 @@ OPERATIONS: Sequence[tuple[str, str, Permission, Callable[[SecretApi, Call], Res
     ("DELETE", "/deletedsecrets/(?P<name>[^/]+)", "purge", SecretApi.purge_secret),
     ("POST", "/deletedsecrets/(?P<name>[^/]+)/recover", "recover", SecretApi.recover_secret),
 )
+
+
+def _asked_page(call: Call) -> tuple[int, str]:
+    """Return how many items a page is to have, and after which key it begins."""
+    size = call.request.query.get("maxresults", str(PAGE))
+    if not (size.isdecimal() and 1 <= int(size) <= PAGE):
+        raise bad_parameter(f"maxresults must be between 1 and {PAGE}.")
+    return int(size), _decoded(call.request.query.get("$skiptoken", ""))
 
 
 def _properties(body: Mapping[str, Any]) -> Properties:

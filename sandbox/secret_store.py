@@ -4,10 +4,12 @@ import re
 import secrets
 import threading
 import uuid
+from bisect import bisect_right, insort
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from itertools import islice
 from typing import Literal
 
 from sandbox.clock import Clock
@@ -113,6 +115,8 @@ class SecretStore:
         self._announce = announce
         # Names are case-insensitive, so all keys are lower case.
         self._secrets: dict[str, _Secret] = {}
+        # In order: who lists ten thousand secrets does it in four hundred requests.
+        self._names: list[str] = []
         self._purging: dict[str, datetime] = {}
         self._backups: dict[str, tuple[SecretVersion, ...]] = {}
         self._lock = threading.RLock()
@@ -126,7 +130,7 @@ class SecretStore:
         with self._lock:
             self._check_free(name)
             now = self._now()
-            secret = self._secrets.setdefault(name.lower(), _Secret())
+            secret = self._secrets.get(name.lower()) or self._add(name, _Secret())
             known_as = secret.current.name if secret.versions else name
             version = replace(
                 SecretVersion(known_as, uuid.uuid4().hex, value, created=now, updated=now),
@@ -173,8 +177,13 @@ class SecretStore:
     def all_current(self) -> list[SecretVersion]:
         """Return the current version of each secret, disabled ones too, in the order of names."""
         with self._lock:
-            found = [s.current for _, s in sorted(self._secrets.items()) if not s.deleted]
-            return [version for version in found if self._is_active(version.name)]
+            return self.current_after("", len(self._names))
+
+    def current_after(self, name: str, at_most: int) -> list[SecretVersion]:
+        """Return of `all_current` at most so many, whose names come after this one in lower case."""
+        with self._lock:
+            names = (self._names[number] for number in range(bisect_right(self._names, name), len(self._names)))
+            return [self._secrets[name].current for name in islice(filter(self._is_active, names), at_most)]
 
     def versions(self, name: str) -> list[SecretVersion]:
         """Return all versions in the order of writing, which the service never tells; none for an unknown name."""
@@ -212,6 +221,7 @@ class SecretStore:
         with self._lock:
             self._gone(name)
             del self._secrets[name.lower()]
+            self._names.remove(name.lower())
             self._purging[name.lower()] = self._clock.now() + self._settling
 
     def back_up(self, name: str) -> str:
@@ -238,8 +248,7 @@ class SecretStore:
             if taken:
                 message = f"There was a conflict restoring the secret '{name}'"
                 raise KeyVaultError(HTTPStatus.CONFLICT, "Conflict", message)
-            self._secrets[name.lower()] = restored = _Secret({v.version: v for v in versions})
-            return restored.current
+            return self._add(name, _Secret({v.version: v for v in versions})).current
 
     def due_events(self) -> list[tuple[EventType, SecretVersion]]:
         """Return what is to be raised now: per version once, and only for current versions, disabled ones too."""
@@ -262,6 +271,11 @@ class SecretStore:
 
     def _now(self) -> datetime:
         return self._clock.now().replace(microsecond=0)
+
+    def _add(self, name: str, secret: _Secret) -> _Secret:
+        self._secrets[name.lower()] = secret
+        insort(self._names, name.lower())
+        return secret
 
     def _is_settled(self, secret: _Secret) -> bool:
         return secret.settled is None or secret.settled <= self._clock.now()

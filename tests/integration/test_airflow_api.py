@@ -4,6 +4,7 @@ import contextvars
 import dataclasses
 import json
 import ssl
+import tracemalloc
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rotators import airflow_api
+from rotators import airflow_api, airflow_tasks
 from rotators.airflow import Airflow, AirflowAccess, Copy, RotatedConnection
 from rotators.credential import Credential, Password
 from rotators.errors import AirflowRefusedError, RotationError, TransientError
@@ -265,13 +266,23 @@ def test_failed_copy_step_does_not_stop_the_retry(fake: FakeAirflow) -> None:
     assert "500" in report.warnings[0]
 
 
-@pytest.mark.parametrize(("treatment", "status"), [("clear", 404), ("clear", 200), ("update", 404)])
+@pytest.mark.parametrize(
+    ("treatment", "gone"),
+    [
+        ("clear", Response.text(404, "<html>")),
+        ("clear", Response.text(200, "<html>")),
+        ("update", Response.text(404, "<html>")),
+        ("update", Response.json(200, {**COPY, "connection_id": "another"})),
+    ],
+)
 @pytest.mark.parametrize("is_listed", [True, False])
 def test_copy_that_is_said_to_be_gone_is_looked_for(
-    fake: FakeAirflow, treatment: str, status: int, *, is_listed: bool
+    fake: FakeAirflow, treatment: str, gone: Response, *, is_listed: bool
 ) -> None:
-    """A gateway may say 404 of what is there, or all is well, and a copy that stays has the old password (P5)."""
-    gone = Response.text(status, "<html>")
+    """A gateway may say 404 of what is there, or all is well, and a copy that stays has the old password (P5).
+
+    Or answer for another connection, which says nothing of this one.
+    """
 
     def say_gone(request: Request) -> Response | None:
         if request.path.endswith("/connections/warehouse"):
@@ -457,6 +468,148 @@ def test_list_is_paged_by_the_rows_received(fake: FakeAirflow) -> None:
     fake.dags = [f"dag-{number}" for number in range(10)]
     report = fake.airflow().refresh(ROTATED)
     assert report.examined == len(report.retried) == 10
+
+
+@pytest.mark.parametrize("version", ["3.1.8", "3.2.0", "3.3.2"])
+def test_list_that_changes_while_it_is_read_is_read_whole(fake: FakeAirflow, version: str) -> None:
+    """Where Airflow has cursors, what somebody clears on the first page hides nothing on the second (P5)."""
+    fake.version, fake.page_size = version, 2
+    fake.dags = [f"dag-{number}" for number in range(6)]
+
+    def trouble(request: Request) -> Response | None:
+        # The first 3.2 had none, and does not look at what it does not know.
+        if version != "3.3.2" or not request.path.endswith("/dags/~/dagRuns/~/taskInstances"):
+            return None
+        rest = [fake.row(dag) for dag in fake.dags if dag > request.query.get("cursor", "")]
+        fake.dags = fake.dags[1:]
+        following = rest[1]["dag_id"] if len(rest) > 2 else None
+        return Response.json(200, {"task_instances": rest[:2], "next_cursor": following})
+
+    fake.trouble = trouble
+    assert fake.airflow().refresh(ROTATED).examined == 6
+    asked = ["cursor=" in request.target for request in fake.asked("GET", "/dags/~/dagRuns/~/taskInstances")]
+    assert asked == {"3.1.8": [False] * 3, "3.2.0": [True, False, False], "3.3.2": [True] * 3}[version]
+
+
+def log_of(error: str) -> Response:
+    detail = [{"exc_type": "E", "exc_value": error}]
+    return Response.json(200, {"content": [{"event": "Task failed with exception", "error_detail": detail}]})
+
+
+def test_what_a_log_has_told_is_not_asked_again(fake: FakeAirflow) -> None:
+    """The search goes on until the grace is over, and the tasks that failed for reasons of their own stay the same."""
+    fake.trouble = always(log_of("division by zero"), ending="/logs/1")
+    airflow = fake.airflow()
+    assert [airflow.refresh(ROTATED).examined for _ in range(2)] == [1, 0]
+    assert len(fake.asked("GET", "/logs/1")) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": "v3", "published_at": NOW + timedelta(days=1)},
+        {"users": frozenset({"app_alt", "app", "app_b"})},
+        {"secret": "airflow-connections-another"},
+        {"ports": (5433,)},
+        {"hosts": ("other",)},
+    ],
+)
+def test_what_a_log_has_told_of_one_rotation_says_nothing_of_another(fake: FakeAirflow, change: dict[str, Any]) -> None:
+    """P5: what is no affair of one credential may be that of the next."""
+    fake.trouble = always(log_of("division by zero"), ending="/logs/1")
+    airflow = fake.airflow()
+    airflow.refresh(ROTATED)
+    assert airflow.refresh(dataclasses.replace(ROTATED, **change)).examined == 1
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        Response.json(200, {"content": [{"event": "Log file not found on worker"}]}),
+        Response.json(404, {}),
+        log_of(REFUSED.replace('user "app"', 'user "***"')),
+    ],
+)
+def test_what_a_log_has_not_told_is_asked_again(fake: FakeAirflow, log: Response) -> None:
+    """P5: a log may still be on its way."""
+    once = Once(log, ending="/logs/1")
+    fake.trouble = once
+    airflow = fake.airflow()
+    assert [len(airflow.refresh(ROTATED).retried) for _ in range(2)] == [0, 1]
+
+
+def test_a_task_that_failed_again_is_examined_again(fake: FakeAirflow) -> None:
+    """P5: it is the try whose log has told."""
+    fake.trouble = lambda r: log_of("division by zero") if r.path.endswith("/logs/1") else None
+    airflow = fake.airflow()
+    assert airflow.refresh(ROTATED).retried == ()
+    fake.row = lambda dag: {**FakeAirflow.row(fake, dag), "try_number": 2}  # type: ignore[method-assign]
+    assert len(airflow.refresh(ROTATED).retried) == 1
+
+
+def test_what_is_beyond_the_limit_has_its_turn(fake: FakeAirflow) -> None:
+    """P5: AIRFLOW_MAX_EXAMINED delays what is older; the next searches go on where the one before ended."""
+    fake.dags = ["a", "b", "c"]
+    fake.trouble = lambda r: log_of("division by zero") if "/dags/c/" not in r.path and "/logs/" in r.path else None
+    airflow = fake.airflow(max_examined=1)
+    reports = [airflow.refresh(ROTATED) for _ in range(3)]
+    assert [len(report.retried) for report in reports] == [0, 0, 1]
+    assert ["go on with older ones" in "".join(report.warnings) for report in reports] == [True, True, False]
+
+
+def test_what_was_of_no_use_for_the_longest_time_is_forgotten(
+    fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read again then; the memory is bounded."""
+    monkeypatch.setattr(airflow_tasks, "MOST_REMEMBERED", 2)
+    fake.trouble = lambda r: log_of("division by zero") if "/logs/" in r.path else None
+    airflow = fake.airflow()
+    examined = []
+    for dags in (["a"], ["b"], ["a"], ["c"], ["a", "b"], ["b"]):
+        fake.dags = dags
+        examined.append(airflow.refresh(ROTATED).examined)
+    assert examined == [1, 1, 0, 1, 1, 0]
+
+
+def test_logs_are_forgotten_when_they_are_judged(fake: FakeAirflow) -> None:
+    """Two thousand of them may be megabytes each: no more than those that are being read are there at a time."""
+    fake.dags = [f"dag-{number:02}" for number in range(40)]
+    large = log_of("x" * 2**20)
+    fake.trouble = lambda r: large if "/logs/" in r.path else None
+    airflow = fake.airflow()
+    airflow.check()
+    tracemalloc.start()
+    try:
+        assert airflow.refresh(ROTATED).examined == 40
+        assert tracemalloc.get_traced_memory()[1] < 30 * 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_concerns_a_dag_is_asked_once_for_all_of_its_runs(fake: FakeAirflow) -> None:
+    """Whether it is there, whether it is paused, and whether anything was skipped in any run."""
+    runs = [{**fake.row("report"), "dag_run_id": f"run/{number}"} for number in range(9)]
+    fake.page = lambda request, rows: FakeAirflow.page(fake, request, runs)  # type: ignore[method-assign]  # noqa: ARG005
+    report = fake.airflow().refresh(ROTATED)
+    assert [run.dag_run_id for run in report.retried] == [f"run/{number}" for number in range(9)]
+    assert len(fake.asked("GET", "/dags/report/details")) == 1
+    assert len(fake.asked("GET", "/dags/report/dagRuns/~/taskInstances")) == 1
+
+
+def test_where_something_was_skipped_each_run_is_looked_at(fake: FakeAirflow) -> None:
+    """And only the run in which it was is warned of."""
+    runs = [{**fake.row("report"), "dag_run_id": run} for run in ("a", "b")]
+    fake.page = lambda request, rows: FakeAirflow.page(fake, request, runs)  # type: ignore[method-assign]  # noqa: ARG005
+
+    def trouble(request: Request) -> Response | None:
+        is_skipped = request.path.endswith(("/dagRuns/~/taskInstances", "/dagRuns/b/taskInstances"))
+        skipped = Response.json(200, {"task_instances": [], "total_entries": 1})
+        return skipped if is_skipped and request.query.get("state") == "skipped" else None
+
+    fake.trouble = trouble
+    report = fake.airflow().refresh(ROTATED)
+    assert len(report.retried) == 2
+    assert ["run 'b'" in warning for warning in report.warnings] == [True]
 
 
 def test_log_is_read_to_its_end(fake: FakeAirflow) -> None:

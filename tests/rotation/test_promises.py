@@ -106,6 +106,37 @@ def test_until_the_grace_is_over_failed_tasks_are_searched_again(here: World) ->
     assert len(airflow.searched) == 2
 
 
+def read_side_by_side(here: World, names: set[str]) -> Barrier:
+    """Let each read of one of these secrets wait for that of the others; it is broken when they do not come."""
+    together = Barrier(len(names))
+    for name in names:
+        here.vault.fail(method="GET", path=f"/secrets/{name}$", run=lambda: together.wait(10))
+    return together
+
+
+def test_what_the_sweep_hands_out_is_read_side_by_side(here: World) -> None:
+    """One secret's version does not depend on another's, and a vault is far away."""
+    names = {here.alternating(), here.alternating()}
+    here.make_due()
+    together = read_side_by_side(here, names)
+    sweep(here.systems)
+    assert not together.broken
+    assert here.topic.types == ["Requested"] * 2
+
+
+def test_what_airflow_is_searched_for_is_read_side_by_side(here: World) -> None:
+    """As the sweep does with what it hands out."""
+    airflow = FakeAirflow()
+    there = here.app(airflow=airflow)
+    names = {here.alternating(), here.alternating()}
+    for name in names:
+        rotate(there.systems, here.trigger(name))
+    together = read_side_by_side(here, names)
+    sweep(there.systems)
+    assert not together.broken
+    assert {connection.secret for connection in airflow.searched} == names
+
+
 def test_a_secret_outside_airflow_is_none_of_airflows_business(here: World) -> None:
     airflow = FakeAirflow()
     there = here.app(airflow=airflow)
