@@ -15,9 +15,9 @@ from azure.keyvault.secrets import SecretClient
 from psycopg import sql
 
 from benchmarks import aws_rotation, naive_rotation
+from benchmarks.far_link import FarLink, far_links
 from benchmarks.one_rotation_told import AWS, AWS_WITHOUT, NAIVE, OURS
 from benchmarks.secrets_manager import ENVIRONMENT, SecretsManager
-from benchmarks.slow_network import SlowLink
 from rotators.decision import Trigger
 from rotators.outcome import Outcome
 from rotators.rotation import rotate
@@ -114,16 +114,16 @@ class Ring:
 
     here: World
     manager: SecretsManager
-    database: SlowLink
-    key_vault: SlowLink
-    secrets_manager: SlowLink
+    database: FarLink
+    key_vault: FarLink
+    secrets_manager: FarLink
     ours: Ours
     contestants: tuple[Contestant, ...]
 
     def delay(self, seconds: float) -> None:
         """Let each round trip take so much longer from now on."""
         for link in (self.database, self.key_vault, self.secrets_manager):
-            link.delay = seconds
+            link.delay(seconds)
 
 
 @contextmanager
@@ -133,9 +133,7 @@ def ring() -> Iterator[Ring]:
         tempfile.TemporaryDirectory() as folder,
         PostgreSQL(settings={"log_statement": "none"}) as server,
         SecretsManager() as manager,
-        SlowLink(server.port) as database,
-        SlowLink() as key_vault,
-        SlowLink(manager.port) as secrets_manager,
+        far_links(server.port, 0, manager.port) as (database, key_vault, secrets_manager),
         environment(ENVIRONMENT),
         world(Path(folder), server, KEY_VAULT_URL=f"https://{HOST}:{key_vault.port}") as here,
     ):
@@ -157,7 +155,7 @@ def ring() -> Iterator[Ring]:
             yield Ring(here, manager, database, key_vault, secrets_manager, ours, contestants)
 
 
-def _aws(manager: SecretsManager, server: PostgreSQL, database: SlowLink, endpoint: str) -> Aws:
+def _aws(manager: SecretsManager, server: PostgreSQL, database: FarLink, endpoint: str) -> Aws:
     address: dict[str, object] = {"engine": "postgres", "host": HOST, "port": database.port}
     admin = aws_rotation.value_of(server.admin_dsn)
     master = manager.create(f"admin-{uuid.uuid4().hex}", {**address, **admin})
@@ -168,7 +166,7 @@ def _aws(manager: SecretsManager, server: PostgreSQL, database: SlowLink, endpoi
     return Aws(manager, endpoint, secret, arn)
 
 
-def _naive(here: World, client: SecretClient, database: SlowLink) -> Naive:
+def _naive(here: World, client: SecretClient, database: FarLink) -> Naive:
     user = f"naive_{uuid.uuid4().hex[:8]}"
     uri = _pair(here.server, user, naive_rotation.other_user(user))
     return Naive(here, client, here.secret(_through(database, uri), {}))
@@ -183,7 +181,7 @@ def _pair(server: PostgreSQL, first: str, second: str) -> str:
     return uri
 
 
-def _through(link: SlowLink, uri: str) -> str:
+def _through(link: FarLink, uri: str) -> str:
     """Return this URI with the link's port in it."""
     host, _, database = uri.rpartition("/")
     return f"{host.rpartition(':')[0]}:{link.port}/{database}{_WITHOUT_TLS}"

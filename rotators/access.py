@@ -226,9 +226,9 @@ def look_again(
 
     Raise TransientError if the lock is not held.
     """
-    with beside(lambda: systems.vault.current(managed.secret.name)) as reading:
-        found = admin.look(users, lock=managed.identifier)
-    return reading.result(), found
+    with beside(lambda: admin.look(users, lock=managed.identifier)) as looking:
+        secret = systems.vault.current(managed.secret.name)
+    return secret, looking.result()
 
 
 @contextmanager
