@@ -90,7 +90,7 @@ def _shares_of_steps(outcomes: Sequence[Outcome], seconds: Sequence[float]) -> d
         / whole
         for name in dict.fromkeys(step.name for outcome in outcomes for step in outcome.steps)
     }
-    return {**shares, "between them (the second read, under the lock)": 1 - sum(shares.values())}
+    return {**shares, "between them, and after the last": 1 - sum(shares.values())}
 
 
 # -- Counting -----------------------------------------------------------------------------------------------------

@@ -51,9 +51,10 @@ from rotators.vault import SecretVersion
 
 # So long after it was seen a lock is taken as held: the writing that follows may take as long by itself.
 LOCK_IS_KNOWN_FOR = timedelta(seconds=1)
-# Key Vault counts writes in windows of 10 s, and what it refuses does not count: who waits here gets the next free
-# place. An event that is given back comes after 10 s at the earliest, begins anew, and if refused again, after 30 s.
-_PAUSES_OF_THE_THROTTLED = (1.0, 2.0, 4.0)
+# Key Vault counts writes in windows of 10 s, and what it refuses does not count: who waits here for a window gets the
+# next free place. An event that is given back comes after 10 s at the earliest, begins anew, and if refused again,
+# after 30 s.
+_PAUSES_OF_THE_THROTTLED = (1.0, 2.0, 4.0, 4.0)
 
 
 @told_as("rotation")

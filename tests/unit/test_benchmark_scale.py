@@ -55,11 +55,9 @@ def test_what_a_sweep_asks_for_is_told_by_kind() -> None:
 
 
 def test_the_goals_of_a_sweep_are_judged() -> None:
-    """Against the list of as many secrets, and against itself over a tenth of them."""
-    assert "met (at most 1.5)" in swept()
+    """Against itself over a tenth of the secrets."""
     assert "met (at most 11)" in swept()
     slow = {**SWEPT, 10_000: {DUE: [120.0] * 3, IDLE: [20.0] * 3, LIST: [10.0] * 3}}
-    assert "missed by 33% (at most 1.5)" in sweep_told.section(slow, ASKED, MEMORY)
     assert "missed by 173% (at most 11)" in sweep_told.section(slow, ASKED, MEMORY)
 
 
