@@ -398,16 +398,18 @@ def _publish(
     `locked_at`, of `time.monotonic`: since then the lock has been seen.
     """
 
-    def publish() -> SecretVersion:
+    def publish(new: NewVersion) -> SecretVersion:
         if time.monotonic() - locked_at > LOCK_IS_KNOWN_FOR.total_seconds():
             admin.assert_locked(managed.identifier)
         return run.systems.vault.publish(managed.secret, new.connection.render(), tags=new.tags, expires=new.expires)
 
     for pause in _PAUSES_OF_THE_THROTTLED:
         with suppress(ThrottledError):
-            return publish()
+            return publish(new)
         time.sleep(pause)
-    return publish()
+        # A version that is younger by far than its state says would be taken for a write that came late.
+        new = _new_version(run, managed, new.connection.credential, expires=new.expires)
+    return publish(new)
 
 
 def _planned(run: Invocation, managed: Managed, new: NewVersion, decision: Rotate | RollBack) -> Outcome:

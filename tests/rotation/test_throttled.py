@@ -7,6 +7,8 @@ import pytest
 from rotators.databases.postgresql import _PostgreSQLSession
 from rotators.dispatch import deliver
 from rotators.errors import TransientError
+from rotators.policy import read_state
+from rotators.reconciliation import LONGEST_WRITE
 from rotators.rotation import rotate
 from tests.world import World
 
@@ -39,6 +41,18 @@ def test_a_vault_that_stays_throttled_is_given_back_to_event_grid(here: World, s
     fault.remove()
     deliver(here.systems, event)
     assert (len(here.versions(name)), here.logs_in(name)) == (2, True)
+
+
+def test_a_write_that_has_waited_is_not_taken_for_a_late_one(here: World) -> None:
+    """P4: else the event of its own version would have it verified and refreshed once more."""
+    name = here.alternating()
+    here.make_due()
+    waited = timedelta(seconds=11)
+    here.vault.fail(method="PUT", path=f"/secrets/{name}", status=429, run=lambda: here.clock.advance(waited))
+    deliver(here.systems, here.near_expiry(name))
+    state, version = read_state(here.tags(name)), here.vault.current(name)
+    assert state is not None
+    assert version.created - state.at < LONGEST_WRITE < waited
 
 
 def test_what_was_written_although_a_gateway_says_429_is_not_written_again(here: World) -> None:
