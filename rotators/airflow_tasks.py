@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Any
 
 from rotators.airflow_api import CLEAR_TASKS, READ_LOGS, READ_TASKS, Answer, Session, path_of, understood
 from rotators.airflow_logs import OTHER, FailedTask, RotatedConnection, Verdict, is_ours, judge
+from rotators.beside import spread
 from rotators.errors import RotationError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun, TaskRef
 
@@ -405,15 +406,9 @@ def _retried(
     for (dag_id, _), failed in runs.items():
         by_dag[dag_id] += failed
     with ThreadPoolExecutor(RUNS_AT_A_TIME, thread_name_prefix="airflow-run") as pool:
-        read = _spread(pool, lambda dag_id: attempt(lambda: _read_dag(session, dag_id, by_dag[dag_id])), by_dag)
+        read = spread(pool, lambda dag_id: attempt(lambda: _read_dag(session, dag_id, by_dag[dag_id])), by_dag)
         dags = dict(zip(by_dag, read, strict=True))
-        return list(_spread(pool, retry, runs))
-
-
-def _spread[T, R](pool: ThreadPoolExecutor, do: Callable[[T], R], items: Collection[T]) -> Iterator[R]:
-    """Do it to each item in the pool, and return what comes of it in their order."""
-    # A thread of ours starts without the invocation id that the worker's logging looks for.
-    return pool.map(lambda context, item: context.run(do, item), [copy_context() for _ in items], items)
+        return list(spread(pool, retry, runs))
 
 
 @dataclass(frozen=True, slots=True)

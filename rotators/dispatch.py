@@ -5,7 +5,6 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
@@ -13,6 +12,7 @@ from typing import Literal
 from rotators import telemetry
 from rotators.access import Managed, look_up
 from rotators.airflow import RotatedConnection
+from rotators.beside import spread
 from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
 from rotators.events import REQUESTED, EventIn, EventOut, read_event, requested
@@ -206,8 +206,7 @@ def _work_off(systems: Systems, work: list[Trigger]) -> list[Outcome]:
 def in_parallel[T, R](systems: Systems, do: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """Do it to each item, some at a time, and return what comes of it in their order."""
     with ThreadPoolExecutor(systems.settings.concurrency, thread_name_prefix="secret") as pool:
-        # A thread of ours starts without the invocation id that the worker's logging looks for.
-        return list(pool.map(lambda context, item: context.run(do, item), [copy_context() for _ in items], items))
+        return list(spread(pool, do, items))
 
 
 def _retry_failed_again(systems: Systems, in_grace: list[SecretVersion]) -> None:
