@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request
+from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
 from sandbox.functions_host import FunctionsHost
 from sandbox.postgresql import PostgreSQL
@@ -61,10 +61,15 @@ class Visitor:
     asked: list[str] = field(default_factory=list)
 
     def press(self, label: str) -> None:
-        self.page.get_by_role("button", name=label, exact=True).click()
+        self.go(self.page.get_by_role("button", name=label, exact=True))
 
     def follow(self, label: str) -> None:
-        self.page.get_by_role("link", name=label, exact=True).first.click()
+        self.go(self.page.get_by_role("link", name=label, exact=True).first)
+
+    def go(self, locator: Locator) -> None:
+        """Click, and be on the next page: a click alone returns before that is there."""
+        with self.page.expect_navigation():
+            locator.click()
 
     @property
     def rows(self) -> list[str]:

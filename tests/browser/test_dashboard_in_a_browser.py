@@ -24,7 +24,7 @@ def test_what_needs_a_hand_is_on_top_and_leads_to_its_secret(visit: Visit, app: 
     needing = visitor.page.get_by_role("region", name="need a hand")
     for state in ("unusable policy", "failed", "overdue"):
         expect(needing.get_by_role("listitem").filter(has_text=state).first).to_be_visible()
-    needing.get_by_role("link", name=app.names["failed"]).click()
+    visitor.go(needing.get_by_role("link", name=app.names["failed"]))
     expect(visitor.page.get_by_role("heading", level=1)).to_have_text(app.names["failed"])
     expect(visitor.page.get_by_text("verify still to do since").first).to_be_visible()
 
@@ -32,7 +32,7 @@ def test_what_needs_a_hand_is_on_top_and_leads_to_its_secret(visit: Visit, app: 
 def test_a_filter_shows_one_state_and_can_be_taken_back(visit: Visit) -> None:
     visitor = visit()
     everything = visitor.rows
-    visitor.page.get_by_role("navigation", name="Filter by state").get_by_role("link", name="pending").click()
+    visitor.go(visitor.page.get_by_role("navigation", name="Filter by state").get_by_role("link", name="pending"))
     assert visitor.rows == ["lake"]
     visitor.follow("Show everything")
     assert visitor.rows == everything
@@ -62,7 +62,7 @@ def test_typing_filters_at_once(visit: Visit) -> None:
 
 def test_a_day_of_the_calendar_shows_its_secrets(visit: Visit) -> None:
     visitor = visit()
-    visitor.page.locator(".days a").first.click()
+    visitor.go(visitor.page.locator(".days a").first)
     expect(visitor.page.locator("#found")).to_contain_text("on 20")
     assert "telemetry-eu" in visitor.rows
     assert "region-6" not in visitor.rows
