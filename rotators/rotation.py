@@ -189,22 +189,17 @@ def _rotate_alternating_users(
             _prove_ownership(managed)
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
-    # A password alone changes at once by itself; with marks, or a new user, it is all of it or nothing.
-    is_marked = all(_is_claimed(of_pair, roles) for of_pair in managed.pair)
-    with run.step("apply"), nullcontext() if is_marked else admin.transaction():
-        apply_to_other_user(managed, admin, roles, new.connection.credential)
     following = dataclasses.replace(managed, connection=new.connection)
-    verified_from = time.monotonic()
-    with run.step("verify"):
-        # In the moment before publishing; after it would be a round trip more.
-        run.warn(
-            *managed.engine.verify(
-                new.connection,
-                secret=name,
-                acts_as=following.acts_as,
-                meanwhile=lambda: admin.assert_locked(managed.identifier),
-            )
-        )
+    with managed.engine.reach(new.connection, secret=name) as server:
+        # A password alone changes at once by itself; with marks, or a new user, it is all of it or nothing.
+        is_marked = all(_is_claimed(of_pair, roles) for of_pair in managed.pair)
+        with run.step("apply"), nullcontext() if is_marked else admin.transaction():
+            apply_to_other_user(managed, admin, roles, new.connection.credential)
+        verified_from = time.monotonic()
+        with run.step("verify"):
+            # In the moment before publishing; after it would be a round trip more.
+            found = server.verify(acts_as=following.acts_as, meanwhile=lambda: admin.assert_locked(managed.identifier))
+    run.warn(*found)
     with run.step("publish"):
         published = _publish(run, managed, admin, new, locked_at=verified_from)
         following = dataclasses.replace(following, secret=published)

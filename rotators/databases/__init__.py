@@ -100,6 +100,17 @@ class AdminSession(AbstractContextManager["AdminSession"], Protocol):
         """What is done inside takes effect when it ends, or not at all when it raises."""
 
 
+class Reached(AbstractContextManager["Reached"], Protocol):
+    """A server that it was begun to connect to; leaving it gives that up."""
+
+    def verify(self, *, acts_as: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
+        """Do as `Engine.verify` does, with less to wait for; once.
+
+        `meanwhile` is called, in another thread, when the login has succeeded and the server is asked the last
+        question; what it raises is raised.
+        """
+
+
 class Engine(Protocol):
     """A kind of database server."""
 
@@ -121,18 +132,16 @@ class Engine(Protocol):
         the lock, TransientError if the server can't be reached.
         """
 
-    def verify(
-        self,
-        connection: ConnectionSecret,
-        *,
-        secret: str,
-        acts_as: str | None = None,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> tuple[str, ...]:
+    def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
         """Log in as a consumer of this connection does, look, and log out.
 
-        `acts_as` is a user whose rights this one must have. `meanwhile` is called, in another thread, when the login
-        has succeeded and the server is asked the last question. Return warnings. Raise LoginRefusedError if the server
+        `acts_as` is a user whose rights this one must have. Return warnings. Raise LoginRefusedError if the server
         does not let this credential in, DatabaseRefusedError if the rights are missing, TransientError if the server
-        can't be reached, and what `meanwhile` raises.
+        can't be reached.
+        """
+
+    def reach(self, connection: ConnectionSecret, *, secret: str) -> Reached:
+        """Begin to connect, for a `verify` that is to follow, and return at once.
+
+        Nobody logs in yet, and nothing is raised but PolicyError, as `check` does.
         """

@@ -7,7 +7,7 @@ their place is raised outside the `except` block. No variable of a frame that ma
 import hashlib
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, LiteralString, Self, override
@@ -15,11 +15,13 @@ from typing import Any, LiteralString, Self, override
 import psycopg
 from psycopg import sql
 from psycopg.abc import PQGen
+from psycopg.conninfo import make_conninfo
 
 from rotators.beside import beside
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, Password
-from rotators.databases import AdminSession, Role, Users, UserSession
+from rotators.databases import AdminSession, Reached, Role, Users, UserSession
+from rotators.databases.head_start import HeadStart
 from rotators.errors import DatabaseRefusedError, LockHeldError, LoginRefusedError, PolicyError, TransientError
 
 APPLICATION_NAME = "credential-rotation"
@@ -47,6 +49,7 @@ _DEFAULTS = {
     "tcp_user_timeout": "25000",
 }
 _ADMIN_PARAMETERS = {"target_session_attrs": "primary", "client_encoding": "UTF8"}
+_NO_OVERRIDES: Mapping[str, str] = {}
 _ADMIN_SETTINGS = {
     # What the database's owner has planted in other schemas is not called with the admin's rights.
     "search_path": "pg_catalog, pg_temp",
@@ -221,7 +224,7 @@ class PostgreSQLEngine:
     def admin(
         self, connection: ConnectionSecret, *, secret: str, lock: str | None = None, wait: timedelta = timedelta(0)
     ) -> AdminSession:
-        database = self._connect(connection, secret, _ADMIN_PARAMETERS)
+        database = self._connect(connection, secret, overrides=_ADMIN_PARAMETERS)
         session = _PostgreSQLSession(database, secret, _where(connection))
         try:
             session.set_up(self._admin_settings, lock, wait)
@@ -230,40 +233,17 @@ class PostgreSQLEngine:
             raise
         return session
 
-    def verify(
-        self,
-        connection: ConnectionSecret,
-        *,
-        secret: str,
-        acts_as: str | None = None,
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> tuple[str, ...]:
-        user, where = connection.credential.user, _where(connection)
-        with closing(self._connect(connection, secret, {})) as database:
-            statements = _Statements(database, secret, where)
-            with beside(meanwhile) as other:
-                query = _USER_QUERY if acts_as is None else _RIGHTS_QUERY
-                rows = statements.run(f"verifying {user!r}", query, acts_as=acts_as)
-            other.result()
-        session_user = rows[0][0]
-        if session_user != user:
-            raise DatabaseRefusedError(
-                f"secret {secret!r}: {user!r} is {session_user!r} to the server {where}; write that into the secret"
-            )
-        if acts_as is None:
-            return ()
-        _, current_user, has_rights, role_setting = rows[0]
-        grant = f"GRANT {_quoted(acts_as)} TO {_quoted(user)}"
-        if not has_rights:
-            raise DatabaseRefusedError(
-                f"secret {secret!r}: user {user!r} does not have the rights of {acts_as!r} at {where}; run {grant}"
-            )
-        # Sessions of the other user may begin as somebody else themselves.
-        expected = role_setting if role_setting not in (None, "none") else acts_as
-        if current_user == expected:
-            return ()
-        mend = f"ALTER ROLE {_quoted(user)} SET role = {_quoted(expected)}"
-        return (f"what {user!r} creates at {where} belongs to {current_user!r}, not to {expected!r}; run {mend}",)
+    def verify(self, connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
+        with closing(self._connect(connection, secret)) as database:
+            return _ConsumerSession(database, connection, secret).verify(acts_as)
+
+    def reach(self, connection: ConnectionSecret, *, secret: str) -> Reached:
+        self.check(connection, secret=secret)
+        head_start: HeadStart | None = None
+        if len(connection.addresses) == 1:
+            with suppress(psycopg.Error):  # `verify` tells it
+                head_start = HeadStart(self._conninfo(connection))
+        return _ReachedPostgreSQL(lambda: self._connect(connection, secret, head_start), head_start, connection, secret)
 
     def check(self, connection: ConnectionSecret, *, secret: str) -> None:
         user = connection.credential.user
@@ -279,22 +259,64 @@ class PostgreSQLEngine:
                 "name two shorter ones in rotation-users"
             )
 
-    def _connect(self, connection: ConnectionSecret, secret: str, overrides: Mapping[str, str]) -> _Connection:
+    def _connect(
+        self,
+        connection: ConnectionSecret,
+        secret: str,
+        head_start: HeadStart | None = None,
+        overrides: Mapping[str, str] = _NO_OVERRIDES,
+    ) -> _Connection:
         self.check(connection, secret=secret)
         try:
-            opened = _Connection.connect(
-                **{**_parameters(connection, self._connect_timeout), **overrides},
-                password=connection.credential.password.reveal(),
-                autocommit=True,
-                # Prepared statements would break on a connection pooler.
-                prepare_threshold=None,
-            )
+            if head_start is not None and head_start.is_connected:
+                timeout = _connect_timeout(connection, self._connect_timeout)
+                opened = _Connection(head_start.log_in(timeout=timeout))
+            else:
+                opened = _Connection.connect(self._conninfo(connection, overrides))
+            opened.autocommit = True
+            # Prepared statements would break on a connection pooler.
+            opened.prepare_threshold = None
         except psycopg.Error as error:
             failure = _login_failure(error, connection, secret)
         else:
             opened.answer_timeout = self._answer_timeout
             return opened
         raise failure
+
+    def _conninfo(self, connection: ConnectionSecret, overrides: Mapping[str, str] = _NO_OVERRIDES) -> str:
+        return make_conninfo(
+            **{**_parameters(connection, self._connect_timeout), **overrides},
+            password=connection.credential.password.reveal(),
+        )
+
+
+class _ReachedPostgreSQL:
+    """Implements Reached."""
+
+    def __init__(
+        self,
+        log_in: Callable[[], _Connection],
+        head_start: HeadStart | None,
+        connection: ConnectionSecret,
+        secret: str,
+    ) -> None:
+        self._log_in = log_in
+        self._head_start = head_start
+        self._connection = connection
+        self._secret = secret
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._head_start is not None:
+            self._head_start.close()
+
+    def verify(self, *, acts_as: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
+        with closing(self._log_in()) as database:
+            return _ConsumerSession(database, self._connection, self._secret).verify(acts_as, meanwhile)
 
 
 class _Statements:
@@ -358,6 +380,41 @@ class _Statements:
         if is_lost or state.startswith(_TRANSIENT_STATES):
             raise TransientError(text)
         raise DatabaseRefusedError(f"{text}; {mend}" if mend and state == "42501" else text)
+
+
+class _ConsumerSession(_Statements):
+    """A session of the user that a connection names."""
+
+    def __init__(self, database: _Connection, connection: ConnectionSecret, secret: str) -> None:
+        super().__init__(database, secret, _where(connection))
+        self._secret = secret
+        self._user = connection.credential.user
+
+    def verify(self, acts_as: str | None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
+        secret, user, where = self._secret, self._user, self.where
+        with beside(meanwhile) as other:
+            query = _USER_QUERY if acts_as is None else _RIGHTS_QUERY
+            rows = self.run(f"verifying {user!r}", query, acts_as=acts_as)
+        other.result()
+        session_user = rows[0][0]
+        if session_user != user:
+            raise DatabaseRefusedError(
+                f"secret {secret!r}: {user!r} is {session_user!r} to the server {where}; write that into the secret"
+            )
+        if acts_as is None:
+            return ()
+        _, current_user, has_rights, role_setting = rows[0]
+        grant = f"GRANT {_quoted(acts_as)} TO {_quoted(user)}"
+        if not has_rights:
+            raise DatabaseRefusedError(
+                f"secret {secret!r}: user {user!r} does not have the rights of {acts_as!r} at {where}; run {grant}"
+            )
+        # Sessions of the other user may begin as somebody else themselves.
+        expected = role_setting if role_setting not in (None, "none") else acts_as
+        if current_user == expected:
+            return ()
+        mend = f"ALTER ROLE {_quoted(user)} SET role = {_quoted(expected)}"
+        return (f"what {user!r} creates at {where} belongs to {current_user!r}, not to {expected!r}; run {mend}",)
 
 
 class _PostgreSQLSession(_Statements):
@@ -589,8 +646,6 @@ class _PostgreSQLSession(_Statements):
 
 def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dict[str, Any]:
     """Return what libpq is given, but for the password; Any: psycopg types each of its own keywords."""
-    longest = int(connect_timeout.total_seconds())
-    asked = re.fullmatch(r"[0-9]{1,9}", connection.options.get("connect_timeout", ""))
     return {
         **_DEFAULTS,
         **{name: value for name, value in connection.options.items() if name in _PASSED_ON},
@@ -599,9 +654,15 @@ def _parameters(connection: ConnectionSecret, connect_timeout: timedelta) -> dic
         "port": ",".join(str(address.port) for address in connection.addresses),
         "user": connection.credential.user,
         "application_name": APPLICATION_NAME,
-        # For libpq, 0 is for ever.
-        "connect_timeout": min(int(asked[0]), longest) if asked and int(asked[0]) else longest,
+        "connect_timeout": _connect_timeout(connection, connect_timeout),
     }
+
+
+def _connect_timeout(connection: ConnectionSecret, longest: timedelta) -> int:
+    """Return the seconds that the secret asks for, but no more than `longest`; for libpq, 0 is for ever."""
+    asked = re.fullmatch(r"[0-9]{1,9}", connection.options.get("connect_timeout", ""))
+    seconds = int(longest.total_seconds())
+    return min(int(asked[0]), seconds) if asked and int(asked[0]) else seconds
 
 
 def _login_failure(

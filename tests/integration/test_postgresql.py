@@ -26,6 +26,7 @@ from psycopg.conninfo import make_conninfo
 from rotators.connection_secret import ConnectionSecret, parse
 from rotators.credential import Credential, Password, new_password
 from rotators.databases import AdminSession
+from rotators.databases.head_start import HeadStart
 from rotators.databases.postgresql import PostgreSQLEngine
 from rotators.errors import (
     DatabaseRefusedError,
@@ -80,6 +81,20 @@ def user(postgresql: PostgreSQL) -> User:
 def admin(postgresql: PostgreSQL) -> Iterator[AdminSession]:
     with log_in(postgresql) as session:
         yield session
+
+
+type Verify = Callable[..., tuple[str, ...]]
+
+
+@pytest.fixture(params=["at once", "reached before"])
+def verify(request: pytest.FixtureRequest) -> Verify:
+    """Both ways of `Engine` have the same result, and raise the same."""
+
+    def reached_before(connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
+        with ENGINE.reach(connection, secret=secret) as server:
+            return server.verify(acts_as=acts_as)
+
+    return ENGINE.verify if request.param == "at once" else reached_before
 
 
 def log_in(server: PostgreSQL) -> AdminSession:
@@ -140,9 +155,9 @@ def session_of(uri: str, **parameters: str) -> psycopg.Connection[tuple[object, 
 # -- logging in ----------------------------------------------------------------------------------------------------
 
 
-def test_a_credential_that_logs_in_is_verified_without_a_word(user: User) -> None:
+def test_a_credential_that_logs_in_is_verified_without_a_word(user: User, verify: Verify) -> None:
     """What logs in and is who it says raises nothing and warns of nothing."""
-    assert ENGINE.verify(user.connection, secret=SECRET) == ()
+    assert verify(user.connection, secret=SECRET) == ()
 
 
 @pytest.mark.parametrize("as_admin", [False, True])
@@ -159,17 +174,17 @@ def test_a_credential_that_is_not_let_in(
     assert f"'{user.name}' can't log in at {HOST}:{postgresql.port}: FATAL: " in raised.text
 
 
-def test_a_user_that_does_not_exist(postgresql: PostgreSQL) -> None:
+def test_a_user_that_does_not_exist(postgresql: PostgreSQL, verify: Verify) -> None:
     """The server does not tell a missing user from a wrong password, and neither do we."""
     with Raised(LoginRefusedError, "clear-any"):
-        ENGINE.verify(connection(postgresql.dsn("nobody_such", "clear-any")), secret=SECRET)
+        verify(connection(postgresql.dsn("nobody_such", "clear-any")), secret=SECRET)
 
 
-def test_a_user_at_its_connection_limit_is_busy(postgresql: PostgreSQL, user: User) -> None:
+def test_a_user_at_its_connection_limit_is_busy(postgresql: PostgreSQL, user: User, verify: Verify) -> None:
     """That the user has all its sessions is no fault of the credential, and passes."""
     postgresql.execute(f"ALTER ROLE {user.name} CONNECTION LIMIT 1")
     with session_of(user.uri), Raised(TransientError, user.password) as raised:
-        ENGINE.verify(user.connection, secret=SECRET)
+        verify(user.connection, secret=SECRET)
     assert "too many connections for role" in raised.text
 
 
@@ -181,37 +196,39 @@ def test_a_user_at_its_connection_limit_is_busy(postgresql: PostgreSQL, user: Us
         ("ALTER DATABASE {0} ALLOW_CONNECTIONS false", "not currently accepting connections"),
     ],
 )
-def test_a_database_that_is_not_open_for_the_user(postgresql: PostgreSQL, user: User, change: str, said: str) -> None:
+def test_a_database_that_is_not_open_for_the_user(
+    postgresql: PostgreSQL, user: User, change: str, said: str, verify: Verify
+) -> None:
     """A database that lets nobody in is a permanent error, and not one of the credential."""
     postgresql.create_database(user.name)
     postgresql.execute(change.format(user.name))
     with Raised(DatabaseRefusedError, user.password) as raised:
-        ENGINE.verify(connection(user.uri, dbname=user.name), secret=SECRET)
+        verify(connection(user.uri, dbname=user.name), secret=SECRET)
     assert said in raised.text
 
 
-def test_a_server_without_tls_that_is_asked_for_it(user: User) -> None:
+def test_a_server_without_tls_that_is_asked_for_it(user: User, verify: Verify) -> None:
     """A server that has no TLS will have none at the next try either."""
     with Raised(DatabaseRefusedError, user.password) as raised:
-        ENGINE.verify(connection(user.uri, sslmode="require"), secret=SECRET)
+        verify(connection(user.uri, sslmode="require"), secret=SECRET)
     assert "server does not support SSL" in raised.text
 
 
-def test_a_server_that_turns_the_address_away_and_one_that_is_full() -> None:
+def test_a_server_that_turns_the_address_away_and_one_that_is_full(verify: Verify) -> None:
     """pg_hba.conf is the server's to mend; a server without a free slot is busy."""
     settings = {"max_connections": "4", "superuser_reserved_connections": "1", "reserved_connections": "0"}
     hba = ["host all turned_away all reject", "host postgres all all scram-sha-256"]
     with PostgreSQL(settings=settings, hba=hba) as server:
         turned_away, user = server.create_user("turned_away", "clear-1"), new_user(server)
         with Raised(DatabaseRefusedError, "clear-1") as raised:
-            ENGINE.verify(connection(turned_away), secret=SECRET)
+            verify(connection(turned_away), secret=SECRET)
         assert "pg_hba.conf rejects connection" in raised.text
         with Raised(DatabaseRefusedError, user.password) as raised:
-            ENGINE.verify(connection(user.uri, dbname="elsewhere"), secret=SECRET)
+            verify(connection(user.uri, dbname="elsewhere"), secret=SECRET)
         assert "no pg_hba.conf entry" in raised.text
         with contextlib.ExitStack() as sessions, Raised(TransientError, user.password) as raised:
             for _ in range(20):
-                ENGINE.verify(user.connection, secret=SECRET)
+                verify(user.connection, secret=SECRET)
                 # Its slot may not be free again yet.
                 with contextlib.suppress(psycopg.OperationalError):
                     sessions.enter_context(session_of(user.uri))
@@ -219,42 +236,42 @@ def test_a_server_that_turns_the_address_away_and_one_that_is_full() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS[:-1])  # the wheel's has no TLS
-def test_a_wrong_password_on_a_server_that_wants_tls(version: int, tmp_path: Path) -> None:
+def test_a_wrong_password_on_a_server_that_wants_tls(version: int, tmp_path: Path, verify: Verify) -> None:
     """Where libpq tries again without TLS and adds a line about pg_hba.conf, the password is still what was wrong."""
     pem = certificates(tmp_path).server.read_bytes()
     with older_server(version, certificate=(pem, pem), hba=["hostssl all all all scram-sha-256"]) as server:
         user = new_user(server)
-        ENGINE.verify(user.connection, secret=SECRET)
+        verify(user.connection, secret=SECRET)
         with Raised(LoginRefusedError, user.password, "clear-wrong") as raised:
-            ENGINE.verify(user.connection.with_credential(user.with_password("clear-wrong")), secret=SECRET)
+            verify(user.connection.with_credential(user.with_password("clear-wrong")), secret=SECRET)
         assert "no pg_hba.conf entry" in raised.text
         with Raised(DatabaseRefusedError, user.password) as raised:
-            ENGINE.verify(connection(user.uri, sslmode="disable"), secret=SECRET)
+            verify(connection(user.uri, sslmode="disable"), secret=SECRET)
         with Raised(DatabaseRefusedError, user.password) as raised:
-            ENGINE.verify(connection(user.uri, sslmode="verify-full", sslrootcert="system"), secret=SECRET)
+            verify(connection(user.uri, sslmode="verify-full", sslrootcert="system"), secret=SECRET)
         assert "certificate verify failed" in raised.text
 
 
-def test_a_server_that_is_not_there(user: User) -> None:
+def test_a_server_that_is_not_there(user: User, verify: Verify) -> None:
     """A closed port and an unknown name may be there again at the next try."""
     with socket.socket() as closed:
         closed.bind((HOST, 0))
         with Raised(TransientError, user.password) as raised:
-            ENGINE.verify(connection(user.uri, port=str(closed.getsockname()[1])), secret=SECRET)
+            verify(connection(user.uri, port=str(closed.getsockname()[1])), secret=SECRET)
     assert "Connection refused" in raised.text
     with Raised(TransientError, user.password) as raised:
-        ENGINE.verify(connection(user.uri, host="nowhere.invalid"), secret=SECRET)
+        verify(connection(user.uri, host="nowhere.invalid"), secret=SECRET)
     assert "nowhere.invalid" in raised.text
 
 
-def test_a_server_that_does_not_answer_is_not_waited_for(user: User) -> None:
+def test_a_server_that_does_not_answer_is_not_waited_for(user: User, verify: Verify) -> None:
     """The secret's connect_timeout does not make a rotation wait longer than it wants to; 0 would be for ever."""
     with socket.create_server((HOST, 0)) as silent:
         port = str(silent.getsockname()[1])
         for asked in ("0", "600"):
             begun = time.monotonic()
             with Raised(TransientError, user.password):
-                ENGINE.verify(connection(user.uri, port=port, connect_timeout=asked), secret=SECRET)
+                verify(connection(user.uri, port=port, connect_timeout=asked), secret=SECRET)
             assert time.monotonic() - begun < 4
 
 
@@ -274,37 +291,39 @@ def test_a_server_that_falls_silent_in_the_middle_is_given_up(postgresql: Postgr
 
 
 @pytest.mark.parametrize("asked", ["9" * 5000, "-1", "\u0663", "soon", ""])
-def test_a_connect_timeout_that_is_no_number_of_seconds_is_ours_instead(user: User, asked: str) -> None:
+def test_a_connect_timeout_that_is_no_number_of_seconds_is_ours_instead(user: User, asked: str, verify: Verify) -> None:
     """P7: Python refuses to read 5000 digits, and libpq what is no number; neither keeps a credential from login."""
-    assert ENGINE.verify(connection(f"{user.uri}?connect_timeout={quote(asked)}"), secret=SECRET) == ()
+    assert verify(connection(f"{user.uri}?connect_timeout={quote(asked)}"), secret=SECRET) == ()
 
 
 @pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1", "UTF8", "auto"])
-def test_names_are_read_whatever_encoding_the_secret_asks_for(user: User, encoding: str) -> None:
+def test_names_are_read_whatever_encoding_the_secret_asks_for(user: User, encoding: str, verify: Verify) -> None:
     """P1: with SQL_ASCII they come as bytes; a version that was published would be called one that does not work."""
-    assert ENGINE.verify(connection(f"{user.uri}?client_encoding={encoding}"), secret=SECRET, acts_as=user.name) == ()
+    assert verify(connection(f"{user.uri}?client_encoding={encoding}"), secret=SECRET, acts_as=user.name) == ()
 
 
 @pytest.mark.parametrize("answer", [b"", b"SFATAL\0C57P03\0MDas Datenbanksystem startet\0\0"])
-def test_a_server_that_ends_the_session_before_it_has_seen_a_password(user: User, answer: bytes) -> None:
+def test_a_server_that_ends_the_session_before_it_has_seen_a_password(
+    user: User, answer: bytes, verify: Verify
+) -> None:
     """What a server says before it has asked for the password, in whatever language, is not about the password."""
     with fake_server(answer, asks_for_password=False) as port, Raised(TransientError, user.password):
-        ENGINE.verify(connection(user.uri, port=port, sslmode="disable"), secret=SECRET)
+        verify(connection(user.uri, port=port, sslmode="disable"), secret=SECRET)
 
 
-def test_a_server_that_speaks_another_language(user: User) -> None:
+def test_a_server_that_speaks_another_language(user: User, verify: Verify) -> None:
     """A server that took the password and then said no, in words that we do not know, means the credential."""
     answer = "SFATAL\0C28P01\0MPasswort-Authentifizierung für Benutzer »app« fehlgeschlagen\0\0".encode()
     with fake_server(answer, asks_for_password=True) as port, Raised(LoginRefusedError, user.password) as raised:
-        ENGINE.verify(connection(user.uri, port=port, sslmode="disable"), secret=SECRET)
+        verify(connection(user.uri, port=port, sslmode="disable"), secret=SECRET)
     assert "Passwort-Authentifizierung" in raised.text
 
 
-def test_a_server_that_repeats_the_password(user: User) -> None:
+def test_a_server_that_repeats_the_password(user: User, verify: Verify) -> None:
     """Whatever a server writes into its refusal, the password is not in our error (P3)."""
     answer = f"SFATAL\0C28P01\0Mtoken {user.password} is too old\0\0".encode()
     with fake_server(answer, asks_for_password=True) as port, Raised(LoginRefusedError, user.password) as raised:
-        ENGINE.verify(connection(user.uri, port=port, sslmode="disable"), secret=SECRET)
+        verify(connection(user.uri, port=port, sslmode="disable"), secret=SECRET)
     assert "token *** is too old" in raised.text
 
 
@@ -330,23 +349,23 @@ def fake_server(answer: bytes, *, asks_for_password: bool) -> Iterator[str]:
         thread.join()
 
 
-def test_of_several_hosts_the_one_that_answers_counts(postgresql: PostgreSQL, user: User) -> None:
+def test_of_several_hosts_the_one_that_answers_counts(postgresql: PostgreSQL, user: User, verify: Verify) -> None:
     """A host that is down neither hinders a login nor hides that the password is wrong."""
     two = connection(user.uri, host=f"{HOST},{HOST}", port=f"1,{postgresql.port}")
-    assert ENGINE.verify(two, secret=SECRET) == ()
+    assert verify(two, secret=SECRET) == ()
     with Raised(LoginRefusedError, "clear-wrong") as raised:
-        ENGINE.verify(two.with_credential(user.with_password("clear-wrong")), secret=SECRET)
+        verify(two.with_credential(user.with_password("clear-wrong")), secret=SECRET)
     assert f"{HOST}:1,{HOST}:{postgresql.port}" in raised.text
 
 
-def test_an_admin_needs_the_server_that_takes_writes(postgresql: PostgreSQL) -> None:
+def test_an_admin_needs_the_server_that_takes_writes(postgresql: PostgreSQL, verify: Verify) -> None:
     """Consumers may read from a standby; passwords are changed on the primary, whatever the secret prefers."""
     with PostgreSQL() as standby:
         user = new_user(standby)
         standby.stop()
         (standby.folder / "data" / "standby.signal").touch()
         standby.start()
-        assert ENGINE.verify(user.connection, secret=SECRET) == ()
+        assert verify(user.connection, secret=SECRET) == ()
         with Raised(TransientError) as raised:
             log_in(standby)
         assert "hot standby" in raised.text
@@ -366,32 +385,95 @@ def test_options_that_lead_elsewhere_are_refused(user: User, option: str) -> Non
         assert repr(option) in raised.text
 
 
-def test_options_are_passed_on_and_the_session_has_a_name(postgresql: PostgreSQL, user: User) -> None:
+def test_options_are_passed_on_and_the_session_has_a_name(postgresql: PostgreSQL, user: User, verify: Verify) -> None:
     """Verification logs in with the consumer's options, as an application that can be told from the others."""
     with log_in(postgresql) as session:
         names = postgresql.execute("SELECT application_name FROM pg_stat_activity WHERE usename = %s", (session.user,))
     assert ("credential-rotation",) in names
     with Raised(DatabaseRefusedError, user.password) as raised:
-        ENGINE.verify(connection(user.uri, options="-c no_such_setting=1"), secret=SECRET)
+        verify(connection(user.uri, options="-c no_such_setting=1"), secret=SECRET)
     assert "no_such_setting" in raised.text
+
+
+# -- reaching a server before logging in ---------------------------------------------------------------------------
+
+
+def test_a_server_that_is_reached_is_told_nothing_before_the_login(user: User) -> None:
+    """P1: a name that it heard before the new password is set, it might look up before, too."""
+    with socket.create_server((HOST, 0)) as listener:
+        there = connection(user.uri, port=str(listener.getsockname()[1]), sslmode="disable")
+        with ENGINE.reach(there, secret=SECRET) as server:
+            heard, _ = listener.accept()
+            heard.settimeout(0.2)
+            with heard, pytest.raises(TimeoutError):
+                heard.recv(1)
+            with Raised(TransientError, user.password):
+                server.verify()
+
+
+def test_a_password_that_is_set_after_the_server_was_reached_logs_in(postgresql: PostgreSQL, user: User) -> None:
+    new = user.connection.with_credential(user.with_password("clear-new"))
+    with ENGINE.reach(new, secret=SECRET) as server:
+        postgresql.execute(f"ALTER ROLE {user.name} PASSWORD 'clear-new'")
+        assert server.verify() == ()
+
+
+def test_a_server_that_is_left_alone_again_has_no_connection_left(user: User) -> None:
+    """P2: whatever keeps the new password from being set, nothing half-done stays behind."""
+    with socket.create_server((HOST, 0)) as listener:
+        there = connection(user.uri, port=str(listener.getsockname()[1]))
+        with ENGINE.reach(there, secret=SECRET) as server:
+            heard, _ = listener.accept()
+        heard.settimeout(5)
+        with heard:
+            assert heard.recv(1) == b""
+        assert server
+
+
+def test_of_several_servers_none_is_reached_before(user: User) -> None:
+    """Each is to have a time-out of its own, which psycopg gives them when it logs in."""
+    with socket.create_server((HOST, 0)) as listener:
+        listener.settimeout(0.2)
+        there = connection(user.uri, host=f"{HOST},{HOST}", port=f"{listener.getsockname()[1]},1")
+        with ENGINE.reach(there, secret=SECRET), pytest.raises(TimeoutError):
+            listener.accept()
+
+
+def test_a_network_that_has_not_answered_by_then_is_connected_to_anew(
+    user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a name may be several addresses, and libpq's steps have no time-out for each; psycopg has."""
+    with socket.socket() as full:
+        full.bind((HOST, 0))
+        full.listen(0)
+        there = full.getsockname()
+        uri = make_conninfo(user.uri, port=there[1])
+        with socket.create_connection(there), contextlib.closing(HeadStart(uri)) as start:
+            assert not start.is_connected
+    monkeypatch.setattr(HeadStart, "is_connected", property(lambda _: False))
+    monkeypatch.setattr(HeadStart, "log_in", None)
+    with ENGINE.reach(user.connection, secret=SECRET) as server:
+        assert server.verify() == ()
 
 
 # -- verifying -----------------------------------------------------------------------------------------------------
 
 
-def test_a_second_user_without_the_rights_of_the_first(server: PostgreSQL, any_user: User) -> None:
+def test_a_second_user_without_the_rights_of_the_first(server: PostgreSQL, any_user: User, verify: Verify) -> None:
     """The error says what to run; once that has run, a warning remains about whose its tables will be."""
     second = new_user(server)
     with Raised(DatabaseRefusedError, second.password) as raised:
-        ENGINE.verify(second.connection, secret=SECRET, acts_as=any_user.name)
+        verify(second.connection, secret=SECRET, acts_as=any_user.name)
     server.execute(raised.text.partition("; run ")[2])
-    (warning,) = ENGINE.verify(second.connection, secret=SECRET, acts_as=any_user.name)
+    (warning,) = verify(second.connection, secret=SECRET, acts_as=any_user.name)
     assert f"what '{second.name}' creates" in warning
     server.execute(warning.partition("; run ")[2])
-    assert ENGINE.verify(second.connection, secret=SECRET, acts_as=any_user.name) == ()
+    assert verify(second.connection, secret=SECRET, acts_as=any_user.name) == ()
 
 
-def test_a_second_user_that_has_the_rights_only_by_acting_as_the_first(server: PostgreSQL, any_user: User) -> None:
+def test_a_second_user_that_has_the_rights_only_by_acting_as_the_first(
+    server: PostgreSQL, any_user: User, verify: Verify
+) -> None:
     """A pair that a DBA made without inheritance does as well: what counts is whom its sessions begin as."""
     second = new_user(server)
     for statement in (
@@ -400,13 +482,13 @@ def test_a_second_user_that_has_the_rights_only_by_acting_as_the_first(server: P
         f"ALTER ROLE {second.name} SET role = {any_user.name}",
     ):
         server.execute(statement)
-    assert ENGINE.verify(second.connection, secret=SECRET, acts_as=any_user.name) == ()
+    assert verify(second.connection, secret=SECRET, acts_as=any_user.name) == ()
 
 
-def test_a_first_user_that_does_not_exist_gives_no_rights(user: User) -> None:
+def test_a_first_user_that_does_not_exist_gives_no_rights(user: User, verify: Verify) -> None:
     """Rights of somebody who is not there are rights that are missing."""
     with Raised(DatabaseRefusedError, user.password):
-        ENGINE.verify(user.connection, secret=SECRET, acts_as="nobody_such")
+        verify(user.connection, secret=SECRET, acts_as="nobody_such")
 
 
 # -- the lock ------------------------------------------------------------------------------------------------------
@@ -942,7 +1024,7 @@ def test_a_second_user_of_nobody_and_one_that_exists(postgresql: PostgreSQL, adm
 # -- leaks ---------------------------------------------------------------------------------------------------------
 
 
-def test_no_password_reaches_the_server_or_a_log(caplog: pytest.LogCaptureFixture) -> None:
+def test_no_password_reaches_the_server_or_a_log(caplog: pytest.LogCaptureFixture, verify: Verify) -> None:
     """With every log at its loudest there is no password in any, nor in what the server shows of itself (P3)."""
     caplog.set_level(logging.DEBUG, logger="psycopg")
     settings = {
@@ -963,8 +1045,8 @@ def test_no_password_reaches_the_server_or_a_log(caplog: pytest.LogCaptureFixtur
             with Raised(DatabaseRefusedError, second.password.reveal()):
                 session.create_second(user.name, second, claim=IDENTIFIER)
         with Raised(LoginRefusedError, user.password):
-            ENGINE.verify(user.connection, secret=SECRET)
-        ENGINE.verify(user.connection.with_credential(user.with_password(new)), secret=SECRET)
+            verify(user.connection, secret=SECRET)
+        verify(user.connection.with_credential(user.with_password(new)), secret=SECRET)
         log = server.log()
     assert "ALTER ROLE" in log
     assert "ALTER ROLE" in activity
