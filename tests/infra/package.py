@@ -9,13 +9,18 @@ from pathspec import GitIgnoreSpec
 ROOT = Path(__file__).parents[2]
 
 
-def packaged() -> list[str]:
-    """Return the paths of all files that go into the package, as `azd` and `func` choose them."""
-    ignored = GitIgnoreSpec.from_lines((ROOT / ".funcignore").read_text().splitlines())
+def packaged(root: Path = ROOT, *, bytecode: bool = False) -> list[str]:
+    """Return the paths of all files that go into the package, as `azd` and `func` choose them.
+
+    Without bytecode, unless asked: what there is of it in a working tree comes and goes.
+    """
+    ignored = GitIgnoreSpec.from_lines((root / ".funcignore").read_text().splitlines())
     found = []
-    for folder, folders, names in os.walk(ROOT):
-        inside = Path(folder).relative_to(ROOT)
+    for folder, folders, names in os.walk(root):
+        inside = Path(folder).relative_to(root)
         folders[:] = [name for name in folders if not ignored.match_file(f"{inside / name}/")]
+        if not bytecode:
+            folders[:] = [name for name in folders if name != "__pycache__"]
         found += [str(inside / name) for name in names if not ignored.match_file(inside / name)]
     return sorted(found)
 

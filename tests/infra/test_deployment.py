@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,8 @@ def test_azure_yaml_names_what_is_there() -> None:
     infra = project["infra"]
     assert (ROOT / infra["path"] / f"{infra['module']}.bicep").is_file()
     ((service, how),) = project["services"].items()
+    assert how.pop("hooks") == {"prepackage": {"shell": "sh", "run": "./infra/bytecode.sh"}}
+    assert os.access(ROOT / "infra" / "bytecode.sh", os.X_OK)
     assert how == {"project": ".", "language": "python", "host": "function"}
     assert f"{{ 'azd-service-name': '{service}' }}" in MAIN.path.read_text()
     hook = project["hooks"]["postdeploy"]
@@ -232,3 +235,56 @@ def test_the_package_has_the_program_and_nothing_else() -> None:
     program = set(listed.stdout.split())
     assert program
     assert set(packaged()) == program | {"LICENSE", "function_app.py", "host.json", "requirements.txt"}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What is packaged, and what packages it, in a folder of its own."""
+    folder = tmp_path / "project"
+    for path in (*packaged(), ".funcignore", ".python-version", "infra/bytecode.sh"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / path, folder / path)
+    return folder
+
+
+def compile_package(project: Path, path: str) -> str:
+    """Run azd's hook with this PATH; return what it says."""
+    command = [project / "infra" / "bytecode.sh"]
+    done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)  # noqa: S603 (ours)
+    return done.stdout + done.stderr
+
+
+def read_by_python(project: Path) -> set[str]:
+    """Return of which of the program's files Python takes the code, importing all of it; nothing is written."""
+    modules = [path.removesuffix(".py").replace("/", ".") for path in packaged(project) if path.endswith(".py")]
+    code = f"import sys; sys.path.insert(0, {str(project)!r}); import {', '.join(modules)}"
+    environment = {"KEY_VAULT_URL": "https://rotation.vault.azure.net", "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-v", "-c", code.replace(".__init__", "")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)  # noqa: S603 (ours)
+    return set(re.findall(rf"^# code object from '?{re.escape(str(project))}/([^'\n]+)", done.stderr, re.MULTILINE))
+
+
+def test_no_start_compiles_the_program(project: Path) -> None:
+    """A sixth of a cold start: the package holds bytecode, which counts though unpacking sets other times."""
+    assert compile_package(project, f"{Path(sys.executable).parent}:/usr/bin:/bin") == ""
+    for path in project.rglob("*.py"):
+        os.utime(path, (0, 0))
+    taken = read_by_python(project)
+    assert len(taken) == len([path for path in packaged(project) if path.endswith(".py")])
+    assert {Path(path).suffix for path in taken} == {".pyc"}
+    assert taken <= set(packaged(project, bytecode=True))
+
+
+def test_a_source_that_was_changed_since_counts(project: Path) -> None:
+    """Whoever deploys without azd, or mends a file by hand, gets what the source says."""
+    compile_package(project, f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    with (project / "rotators" / "policy.py").open("a") as source:
+        source.write("\nCHANGED = True\n")
+    assert {path for path in read_by_python(project) if path.endswith(".py")} == {"rotators/policy.py"}
+
+
+def test_bytecode_of_another_python_stays_out(project: Path) -> None:
+    """It would never be taken. A deployment does not fail for it, but says so."""
+    (project / ".python-version").write_text("3.99\n")
+    assert "no Python 3.99 on the PATH" in compile_package(project, f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    assert packaged(project, bytecode=True) == packaged(project)
