@@ -229,7 +229,10 @@ class Session:
                 # Airflow silently gives fewer than asked for, when its maximum_page_limit says so.
                 offset += len(rows)
                 # The first 3.2 had no cursors, and does not look at what it does not know.
-                place = {"cursor": answer.body["next_cursor"]} if place and "next_cursor" in answer.body else {}
+                following = {"cursor": answer.body["next_cursor"]} if place and "next_cursor" in answer.body else {}
+                if following and following == place:
+                    raise ValueError("the page after this one is this one")  # for ever, else
+                place = following
                 is_last = place["cursor"] is None if place else offset >= answer.body["total_entries"]
             yield from rows
             if not rows or is_last:

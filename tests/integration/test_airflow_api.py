@@ -491,6 +491,22 @@ def test_list_that_changes_while_it_is_read_is_read_whole(fake: FakeAirflow, ver
     assert asked == {"3.1.8": [False] * 3, "3.2.0": [True, False, False], "3.3.2": [True] * 3}[version]
 
 
+@pytest.mark.timeout(60)
+def test_list_that_goes_round_in_circles_is_not_read_for_ever(fake: FakeAirflow) -> None:
+    """What stands before Airflow may have a cache. The refresh stays pending; half a list clears nothing."""
+    fake.dags = ["dag"]
+
+    def trouble(request: Request) -> Response | None:
+        if not request.path.endswith("/dags/~/dagRuns/~/taskInstances"):
+            return None
+        return Response.json(200, {"task_instances": [fake.row("dag")], "next_cursor": "again"})
+
+    fake.trouble = trouble
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.retried) == ("pending", ())
+    assert "not what Airflow 3 gives" in report.warnings[0]
+
+
 def log_of(error: str) -> Response:
     detail = [{"exc_type": "E", "exc_value": error}]
     return Response.json(200, {"content": [{"event": "Task failed with exception", "error_detail": detail}]})
