@@ -9,7 +9,7 @@ from selectors import EVENT_WRITE, DefaultSelector
 import psycopg
 from psycopg import waiting
 from psycopg.abc import PQGenConn
-from psycopg.pq import ConnStatus, PGconn, PollingStatus
+from psycopg.pq import ConnStatus, PollingStatus
 from psycopg.pq import abc as pq
 from psycopg.waiting import Wait
 
@@ -17,11 +17,11 @@ _WAIT_FOR = {PollingStatus.READING: Wait.R, PollingStatus.WRITING: Wait.W}
 
 
 class HeadStart:
-    """A TCP connection in the making. `conninfo` names one server: several need a time-out each, as psycopg has."""
+    """A TCP connection in the making, to one server: several need a time-out each, as psycopg has."""
 
-    def __init__(self, conninfo: str) -> None:
-        """Begin to connect; raise nothing."""
-        self._libpq: pq.PGconn = PGconn.connect_start(conninfo.encode())
+    def __init__(self, libpq: pq.PGconn) -> None:
+        """Take what `PGconn.connect_start` has returned."""
+        self._libpq = libpq
 
     @property
     def is_connected(self) -> bool:

@@ -16,6 +16,7 @@ import psycopg
 from psycopg import sql
 from psycopg.abc import PQGen
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import PGconn
 
 from rotators.beside import beside
 from rotators.connection_secret import ConnectionSecret
@@ -242,7 +243,7 @@ class PostgreSQLEngine:
         head_start: HeadStart | None = None
         if len(connection.addresses) == 1:
             with suppress(psycopg.Error):  # `verify` tells it
-                head_start = HeadStart(self._conninfo(connection))
+                head_start = HeadStart(PGconn.connect_start(self._conninfo(connection).encode()))
         return _ReachedPostgreSQL(lambda: self._connect(connection, secret, head_start), head_start, connection, secret)
 
     def check(self, connection: ConnectionSecret, *, secret: str) -> None:

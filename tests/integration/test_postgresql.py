@@ -22,6 +22,7 @@ import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import PGconn
 
 from rotators.connection_secret import ConnectionSecret, parse
 from rotators.credential import Credential, Password, new_password
@@ -448,7 +449,10 @@ def test_a_network_that_has_not_answered_by_then_is_connected_to_anew(
         full.listen(0)
         there = full.getsockname()
         uri = make_conninfo(user.uri, port=there[1])
-        with socket.create_connection(there), contextlib.closing(HeadStart(uri)) as start:
+        with (
+            socket.create_connection(there),
+            contextlib.closing(HeadStart(PGconn.connect_start(uri.encode()))) as start,
+        ):
             assert not start.is_connected
     monkeypatch.setattr(HeadStart, "is_connected", property(lambda _: False))
     monkeypatch.setattr(HeadStart, "log_in", None)
