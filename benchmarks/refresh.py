@@ -28,7 +28,7 @@ from benchmarks.refresh_told import AGAIN, LEAST, MAX_EXAMINED, PLOT, REFRESH, A
 from benchmarks.section import BenchmarkError, Section
 from rotators.airflow import Airflow, AirflowAccess, RotatedConnection
 from rotators.airflow_api import PAGE_SIZE
-from rotators.airflow_tasks import LOGS_AT_A_TIME
+from rotators.airflow_search import LOGS_AT_A_TIME
 from rotators.credential import Credential, Password
 from sandbox.postgresql import HOST
 

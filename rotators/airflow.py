@@ -1,7 +1,7 @@
 """Airflow after a rotation: stale copies of the connection go, and what failed on the old credential runs again.
 
-Nothing else is touched. `airflow_tasks.py` finds the tasks and clears them, `airflow_logs.py` tells why one failed,
-`airflow_api.py` speaks to Airflow.
+Nothing else is touched. `airflow_search.py` finds the tasks, `airflow_logs.py` tells why one failed, `airflow_runs.py`
+lets them run again, which `airflow_tasks.py` puts together; `airflow_api.py` speaks to Airflow.
 """
 
 import dataclasses
@@ -12,19 +12,9 @@ from typing import Literal
 
 from rotators.airflow_api import CHANGE_CONNECTIONS, AirflowAccess, AirflowApi, Session, path_of, understood
 from rotators.airflow_logs import RotatedConnection, folded
-from rotators.airflow_tasks import (
-    AirflowLook,
-    Row,
-    ToldBefore,
-    check_clearable,
-    check_log_readable,
-    check_readable,
-    combined,
-    look,
-    missing_dags,
-    newest_task,
-    retry_failed,
-)
+from rotators.airflow_runs import check_clearable
+from rotators.airflow_search import Row, ToldBefore, check_log_readable, check_readable, missing_dags, newest_task
+from rotators.airflow_tasks import AirflowLook, combined, look, retry_failed
 from rotators.credential import Password
 from rotators.errors import AirflowRefusedError, RotationError, TransientError
 from rotators.outcome import AirflowReport, ConnectionCopy

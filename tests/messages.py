@@ -22,7 +22,7 @@ GAP = "…"
 # Made into the text of an error elsewhere: what is unreadable in a value, why there is nothing to be done.
 _PARTS_OF_ERRORS = {"_UnreadableError": (0,), "Skip": (1,), "_no_way_back": (0,), "complain": (0, 1), "_problem": (2,)}
 # What an outcome warns of, and why a task is not retried.
-_WARNINGS = {"warn": (0,), "Verdict": (1,), "_reference": (1,)}
+_WARNINGS = {"warn": (0,), "Verdict": (1,), "reference": (1,)}
 _LISTS_OF_WARNINGS = re.compile(r"\b(?:warnings|remarks)\b")
 # Never leave their module, and say nothing to anybody.
 _NOT_TOLD = {"_TakenBackError", "ValueError", "TypeError", "KeyError"}

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rotators import airflow_api, airflow_tasks
+from rotators import airflow_api, airflow_search
 from rotators.airflow import Airflow, AirflowAccess, Copy, RotatedConnection
 from rotators.credential import Credential, Password
 from rotators.errors import AirflowRefusedError, RotationError, TransientError
@@ -577,7 +577,7 @@ def test_what_was_of_no_use_for_the_longest_time_is_forgotten(
     fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read again then; the memory is bounded."""
-    monkeypatch.setattr(airflow_tasks, "MOST_REMEMBERED", 2)
+    monkeypatch.setattr(airflow_search, "MOST_REMEMBERED", 2)
     fake.trouble = lambda r: log_of("division by zero") if "/logs/" in r.path else None
     airflow = fake.airflow()
     examined = []
