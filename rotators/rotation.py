@@ -190,7 +190,7 @@ def _rotate_alternating_users(
     if run.trigger.dry_run:
         return _planned(run, managed, new, decision)
     following = dataclasses.replace(managed, connection=new.connection)
-    with managed.engine.reach(new.connection, secret=name) as server:
+    with managed.engine.reach(new.connection, secret=name) as verify:
         # A password alone changes at once by itself; with marks, or a new user, it is all of it or nothing.
         is_marked = all(_is_claimed(of_pair, roles) for of_pair in managed.pair)
         with run.step("apply"), nullcontext() if is_marked else admin.transaction():
@@ -198,7 +198,7 @@ def _rotate_alternating_users(
         verified_from = time.monotonic()
         with run.step("verify"):
             # In the moment before publishing; after it would be a round trip more.
-            found = server.verify(acts_as=following.acts_as, meanwhile=lambda: admin.assert_locked(managed.identifier))
+            found = verify(acts_as=following.acts_as, meanwhile=lambda: admin.assert_locked(managed.identifier))
     run.warn(*found)
     with run.step("publish"):
         published = _publish(run, managed, admin, new, locked_at=verified_from)

@@ -100,10 +100,10 @@ class AdminSession(AbstractContextManager["AdminSession"], Protocol):
         """What is done inside takes effect when it ends, or not at all when it raises."""
 
 
-class Reached(AbstractContextManager["Reached"], Protocol):
-    """A server that it was begun to connect to; leaving it gives that up."""
+class Verify(Protocol):
+    """What `Engine.reach` gives."""
 
-    def verify(self, *, acts_as: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
+    def __call__(self, *, acts_as: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
         """Do as `Engine.verify` does, with less to wait for; once.
 
         `meanwhile` is called, in another thread, when the login has succeeded and the server is asked the last
@@ -140,8 +140,8 @@ class Engine(Protocol):
         can't be reached.
         """
 
-    def reach(self, connection: ConnectionSecret, *, secret: str) -> Reached:
-        """Begin to connect, for a `verify` that is to follow, and return at once.
+    def reach(self, connection: ConnectionSecret, *, secret: str) -> AbstractContextManager[Verify]:
+        """Begin to connect, for a login that is to follow; leaving it gives that up.
 
         Nobody logs in yet, and nothing is raised but PolicyError, as `check` does.
         """

@@ -21,7 +21,7 @@ from psycopg.pq import PGconn
 from rotators.beside import beside
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, Password
-from rotators.databases import AdminSession, Reached, Role, Users, UserSession
+from rotators.databases import AdminSession, Role, Users, UserSession, Verify
 from rotators.databases.head_start import HeadStart
 from rotators.errors import DatabaseRefusedError, LockHeldError, LoginRefusedError, PolicyError, TransientError
 
@@ -238,13 +238,23 @@ class PostgreSQLEngine:
         with closing(self._connect(connection, secret)) as database:
             return _ConsumerSession(database, connection, secret).verify(acts_as)
 
-    def reach(self, connection: ConnectionSecret, *, secret: str) -> Reached:
+    @contextmanager
+    def reach(self, connection: ConnectionSecret, *, secret: str) -> Iterator[Verify]:
         self.check(connection, secret=secret)
         head_start: HeadStart | None = None
         if len(connection.addresses) == 1:
-            with suppress(psycopg.Error):  # `verify` tells it
+            with suppress(psycopg.Error):  # the login tells it
                 head_start = HeadStart(PGconn.connect_start(self._conninfo(connection).encode()))
-        return _ReachedPostgreSQL(lambda: self._connect(connection, secret, head_start), head_start, connection, secret)
+
+        def verify(*, acts_as: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
+            with closing(self._connect(connection, secret, head_start)) as database:
+                return _ConsumerSession(database, connection, secret).verify(acts_as, meanwhile)
+
+        try:
+            yield verify
+        finally:
+            if head_start is not None:
+                head_start.close()
 
     def check(self, connection: ConnectionSecret, *, secret: str) -> None:
         user = connection.credential.user
@@ -289,35 +299,6 @@ class PostgreSQLEngine:
             **{**_parameters(connection, self._connect_timeout), **overrides},
             password=connection.credential.password.reveal(),
         )
-
-
-class _ReachedPostgreSQL:
-    """Implements Reached."""
-
-    def __init__(
-        self,
-        log_in: Callable[[], _Connection],
-        head_start: HeadStart | None,
-        connection: ConnectionSecret,
-        secret: str,
-    ) -> None:
-        self._log_in = log_in
-        self._head_start = head_start
-        self._connection = connection
-        self._secret = secret
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._head_start is not None:
-            self._head_start.close()
-
-    def verify(self, *, acts_as: str | None = None, meanwhile: Callable[[], None] = lambda: None) -> tuple[str, ...]:
-        with closing(self._log_in()) as database:
-            return _ConsumerSession(database, self._connection, self._secret).verify(acts_as, meanwhile)
 
 
 class _Statements:

@@ -92,8 +92,8 @@ def verify(request: pytest.FixtureRequest) -> Verify:
     """Both ways of `Engine` have the same result, and raise the same."""
 
     def reached_before(connection: ConnectionSecret, *, secret: str, acts_as: str | None = None) -> tuple[str, ...]:
-        with ENGINE.reach(connection, secret=secret) as server:
-            return server.verify(acts_as=acts_as)
+        with ENGINE.reach(connection, secret=secret) as verify:
+            return verify(acts_as=acts_as)
 
     return ENGINE.verify if request.param == "at once" else reached_before
 
@@ -403,32 +403,32 @@ def test_a_server_that_is_reached_is_told_nothing_before_the_login(user: User) -
     """P1: a name that it heard before the new password is set, it might look up before, too."""
     with socket.create_server((HOST, 0)) as listener:
         there = connection(user.uri, port=str(listener.getsockname()[1]), sslmode="disable")
-        with ENGINE.reach(there, secret=SECRET) as server:
+        with ENGINE.reach(there, secret=SECRET) as verify:
             heard, _ = listener.accept()
             heard.settimeout(0.2)
             with heard, pytest.raises(TimeoutError):
                 heard.recv(1)
             with Raised(TransientError, user.password):
-                server.verify()
+                verify()
 
 
 def test_a_password_that_is_set_after_the_server_was_reached_logs_in(postgresql: PostgreSQL, user: User) -> None:
     new = user.connection.with_credential(user.with_password("clear-new"))
-    with ENGINE.reach(new, secret=SECRET) as server:
+    with ENGINE.reach(new, secret=SECRET) as verify:
         postgresql.execute(f"ALTER ROLE {user.name} PASSWORD 'clear-new'")
-        assert server.verify() == ()
+        assert verify() == ()
 
 
 def test_a_server_that_is_left_alone_again_has_no_connection_left(user: User) -> None:
     """P2: whatever keeps the new password from being set, nothing half-done stays behind."""
     with socket.create_server((HOST, 0)) as listener:
         there = connection(user.uri, port=str(listener.getsockname()[1]))
-        with ENGINE.reach(there, secret=SECRET) as server:
+        with ENGINE.reach(there, secret=SECRET) as verify:
             heard, _ = listener.accept()
         heard.settimeout(5)
         with heard:
             assert heard.recv(1) == b""
-        assert server
+        assert verify
 
 
 def test_of_several_servers_none_is_reached_before(user: User) -> None:
@@ -456,8 +456,8 @@ def test_a_network_that_has_not_answered_by_then_is_connected_to_anew(
             assert not start.is_connected
     monkeypatch.setattr(HeadStart, "is_connected", property(lambda _: False))
     monkeypatch.setattr(HeadStart, "log_in", None)
-    with ENGINE.reach(user.connection, secret=SECRET) as server:
-        assert server.verify() == ()
+    with ENGINE.reach(user.connection, secret=SECRET) as verify:
+        assert verify() == ()
 
 
 # -- verifying -----------------------------------------------------------------------------------------------------

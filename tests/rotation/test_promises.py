@@ -11,7 +11,7 @@ import pytest
 
 from rotators import rotation
 from rotators.airflow import RotatedConnection
-from rotators.databases.postgresql import _ReachedPostgreSQL
+from rotators.databases.postgresql import _ConsumerSession
 from rotators.dispatch import deliver, sweep
 from rotators.errors import AirflowRefusedError, LockHeldError, PermanentError, PolicyError, TransientError
 from rotators.outcome import AirflowReport, RetriedRun
@@ -247,13 +247,13 @@ def test_a_lock_that_was_lost_publishes_nothing(here: World, monkeypatch: pytest
     name = here.alternating()
     rotate(here.systems, here.trigger(name))
     here.clock.advance(timedelta(hours=25))
-    verify = _ReachedPostgreSQL.verify
+    verify = _ConsumerSession.verify
 
     def verify_and_cut(*args: object, **kwargs: object) -> object:
         here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
         return verify(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(_ReachedPostgreSQL, "verify", verify_and_cut)
+    monkeypatch.setattr(_ConsumerSession, "verify", verify_and_cut)
     with pytest.raises(TransientError):
         rotate(here.systems, here.trigger(name))
     assert len(here.versions(name)) == 2
@@ -267,14 +267,14 @@ def test_a_lock_that_is_lost_while_a_slow_server_verifies_publishes_nothing(
     name = here.alternating()
     rotate(here.systems, here.trigger(name))
     here.clock.advance(timedelta(hours=25))
-    verify = _ReachedPostgreSQL.verify
+    verify = _ConsumerSession.verify
 
     def cut_after(*args: object, **kwargs: object) -> object:
         found = verify(*args, **kwargs)  # type: ignore[arg-type]
         here.server.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'rotator'")
         return found
 
-    monkeypatch.setattr(_ReachedPostgreSQL, "verify", cut_after)
+    monkeypatch.setattr(_ConsumerSession, "verify", cut_after)
     monkeypatch.setattr(rotation, "LOCK_IS_KNOWN_FOR", timedelta(0))
     with pytest.raises(TransientError):
         rotate(here.systems, here.trigger(name))
