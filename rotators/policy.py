@@ -293,11 +293,9 @@ def policy_and_complaints(
 def read_state(tags: Mapping[str, str]) -> RotationState | None:
     """Return the state in the tags; None when there is none, or what stands there was not written by us."""
     text = tags.get(STATE_TAG)
-    return _state(text) if isinstance(text, str) else None
+    return _state_once(text) if isinstance(text, str) else None
 
 
-# Of one secret it is asked for several times in a row, and a sweep looks at thousands.
-@lru_cache(maxsize=64)
 def _state(text: str) -> RotationState | None:
     try:
         tag = json.loads(text)
@@ -317,6 +315,11 @@ def _state(text: str) -> RotationState | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         return None
+
+
+# Of one secret it is asked for several times in a row, and a sweep looks at thousands. Not by a decorator: what has one
+# the mutation tests leave alone.
+_state_once = lru_cache(maxsize=64)(_state)
 
 
 def _moment(text: str) -> datetime:
