@@ -114,7 +114,8 @@ class HttpService:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128
+    # Hundreds of events come at once; with a shorter queue Linux resets some of their connections.
+    request_queue_size = 1024
 
     def __init__(self, answer: Callable[[Request], Response], port: int, tls: ssl.SSLContext | None) -> None:
         self.answer = answer

@@ -13,6 +13,8 @@ from psycopg.pq import ConnStatus, PollingStatus
 from psycopg.pq import abc as pq
 from psycopg.waiting import Wait
 
+# As psycopg's own: so often it looks whether somebody wants to stop. Without one it would not wait, but ask and ask.
+_INTERVAL = 0.1
 _WAIT_FOR = {PollingStatus.READING: Wait.R, PollingStatus.WRITING: Wait.W}
 
 
@@ -37,7 +39,7 @@ class HeadStart:
 
         Only if `is_connected`; `timeout` in seconds.
         """
-        return waiting.wait_conn(self._steps(), timeout=timeout)
+        return waiting.wait_conn(self._steps(), _INTERVAL, timeout)
 
     def _steps(self) -> PQGenConn[pq.PGconn]:
         status = PollingStatus.WRITING

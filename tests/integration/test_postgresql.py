@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import secrets
+import selectors
 import signal
 import socket
 import threading
@@ -20,7 +21,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from psycopg import sql
+from psycopg import sql, waiting
 from psycopg.conninfo import make_conninfo
 from psycopg.pq import PGconn
 
@@ -429,6 +430,24 @@ def test_a_server_that_is_left_alone_again_has_no_connection_left(user: User) ->
         with heard:
             assert heard.recv(1) == b""
         assert verify
+
+
+def test_a_login_that_waits_leaves_the_processor_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hundreds of rotations at once, there are few processors and many that wait."""
+    asked: list[float | None] = []
+
+    class Selector(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            asked.append(timeout)
+            return super().select(timeout)
+
+    monkeypatch.setattr(waiting, "DefaultSelector", Selector)
+    with socket.create_server((HOST, 0)) as silent:
+        conninfo = make_conninfo("", host=HOST, port=silent.getsockname()[1], user="app", sslmode="disable")
+        start = HeadStart(PGconn.connect_start(conninfo.encode()))
+        with contextlib.closing(start), pytest.raises(psycopg.OperationalError, match="timeout expired"):
+            start.log_in(timeout=1)
+    assert 1 < len(asked) < 100
 
 
 def test_of_several_servers_none_is_reached_before(user: User) -> None:
