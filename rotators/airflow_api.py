@@ -29,6 +29,8 @@ READ_SECONDS = 30.0
 MOST_BYTES = 32 * 2**20
 PAGE_SIZE = 100
 HAS_CURSORS = (3, 2)
+EVERY_DAG = EVERY_RUN = "~"
+NOT_THERE = HTTPStatus.NOT_FOUND
 
 # What is slept in one operation for the sake of 429 and 503; beyond that another day is better.
 MOST_SLEPT_SECONDS = 10.0

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
 
-from rotators.airflow_api import CLEAR_TASKS, READ_TASKS, Session, path_of, understood
+from rotators.airflow_api import CLEAR_TASKS, EVERY_RUN, NOT_THERE, READ_TASKS, Session, path_of, understood
 from rotators.airflow_logs import FailedTask, RotatedConnection, is_ours
 from rotators.beside import spread
 from rotators.errors import RotationError, TransientError
 
-EVERY_RUN = "~"
-NOT_THERE = HTTPStatus.NOT_FOUND
 FAILED = ("failed", "upstream_failed")
 
 RUNS_AT_A_TIME = 4

@@ -10,14 +10,22 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from rotators.airflow_api import READ_LOGS, READ_TASKS, Answer, Session, path_of, understood
+from rotators.airflow_api import (
+    EVERY_DAG,
+    EVERY_RUN,
+    NOT_THERE,
+    READ_LOGS,
+    READ_TASKS,
+    Answer,
+    Session,
+    path_of,
+    understood,
+)
 from rotators.airflow_logs import OTHER, FailedTask, RotatedConnection, Verdict, judge
 from rotators.errors import TransientError
 from rotators.outcome import TaskRef
 
-EVERY_DAG = EVERY_RUN = "~"
 ALL_TASKS = path_of("dags", EVERY_DAG, "dagRuns", EVERY_RUN, "taskInstances")
-NOT_THERE = HTTPStatus.NOT_FOUND
 
 LOGS_AT_A_TIME = 4
 LOG_PAGES = 50

@@ -1,4 +1,4 @@
-"""What a rotation needs of a database server. One file per engine implements it."""
+"""What a rotation needs of a database server. One file per engine implements it; `head_start.py` is PostgreSQL's."""
 
 from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager

@@ -247,9 +247,9 @@ def project(tmp_path: Path) -> Path:
     return folder
 
 
-def compile_package(project: Path, path: str) -> str:
-    """Run azd's hook with this PATH; return what it says."""
-    command = [project / "infra" / "bytecode.sh"]
+def compile_package(project: Path) -> str:
+    """Run azd's hook with this Python; return what it says."""
+    command, path = [project / "infra" / "bytecode.sh"], f"{Path(sys.executable).parent}:/usr/bin:/bin"
     done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)  # noqa: S603 (ours)
     return done.stdout + done.stderr
 
@@ -266,7 +266,7 @@ def read_by_python(project: Path) -> set[str]:
 
 def test_no_start_compiles_the_program(project: Path) -> None:
     """A sixth of a cold start: the package holds bytecode, which counts though unpacking sets other times."""
-    assert compile_package(project, f"{Path(sys.executable).parent}:/usr/bin:/bin") == ""
+    assert compile_package(project) == ""
     for path in project.rglob("*.py"):
         os.utime(path, (0, 0))
     taken = read_by_python(project)
@@ -277,7 +277,7 @@ def test_no_start_compiles_the_program(project: Path) -> None:
 
 def test_a_source_that_was_changed_since_counts(project: Path) -> None:
     """Whoever deploys without azd, or mends a file by hand, gets what the source says."""
-    compile_package(project, f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    compile_package(project)
     with (project / "rotators" / "policy.py").open("a") as source:
         source.write("\nCHANGED = True\n")
     assert {path for path in read_by_python(project) if path.endswith(".py")} == {"rotators/policy.py"}
@@ -286,5 +286,5 @@ def test_a_source_that_was_changed_since_counts(project: Path) -> None:
 def test_bytecode_of_another_python_stays_out(project: Path) -> None:
     """It would never be taken. A deployment does not fail for it, but says so."""
     (project / ".python-version").write_text("3.99\n")
-    assert "no Python 3.99 on the PATH" in compile_package(project, f"{Path(sys.executable).parent}:/usr/bin:/bin")
+    assert "no Python 3.99 on the PATH" in compile_package(project)
     assert packaged(project, bytecode=True) == packaged(project)
