@@ -17,7 +17,7 @@ from sandbox.http_service import Response
 from sandbox.postgresql_proxy import PostgreSQLProxy
 from tests.world import logs_in, user_of
 
-ROUNDS: Mapping[float, int] = {0.0: 80, LOOKED_AT: 80, 0.02: 40}
+ROUNDS: Mapping[float, int] = {0.0: 80, LOOKED_AT: 80, 0.02: 24}
 """How often each contestant rotates, by the seconds that a round trip takes longer."""
 # The first makes our second user, and the next ones find every client open.
 _WARM_UP = 3

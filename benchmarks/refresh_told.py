@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.figures import ratio_of_medians, spread_of, table
+from benchmarks.figures import Ratio, ratio_of_medians, spread_of, table
 
 REFRESH, AGAIN, LEAST = "a refresh", "the search after it", "the least"
 PLOT = "refresh.svg"
@@ -12,7 +12,7 @@ MAX_EXAMINED = 2000
 """AIRFLOW_MAX_EXAMINED, at its default."""
 
 type Samples = Mapping[int, Mapping[str, Sequence[float]]]
-"""Seconds, by the number of failed task instances and by contestant, in the order of the rounds."""
+"""Seconds, by the number of failed task instances and by contestant, in the order of the rounds: the most has fewer."""
 
 _INTRODUCTION = f"""\
 ## The refresh
@@ -92,7 +92,7 @@ def section(samples: Samples, asked: Mapping[int, Mapping[str, Asked]], seen: Ma
         for name in (REFRESH, AGAIN)
     }
     growth = {
-        name: [*(ratio_of_medians(samples[largest][name], samples[size][name]) for size in sizes[:-1]), 1]
+        name: [*(_growth(samples[largest][name], samples[size][name]) for size in sizes[:-1]), 1]
         for name in (REFRESH, AGAIN, LEAST)
     }
     return "\n".join(
@@ -115,10 +115,17 @@ def section(samples: Samples, asked: Mapping[int, Mapping[str, Asked]], seen: Ma
             table(("failed", "MiB"), [(f"{size:,}", f"{seen[size].peak / 2**20:.1f}") for size in sizes]),
             f"![How the time grows with the number of failed tasks](plots/{PLOT})\n",
             "How quiet it was: half the width of the middle half of the samples, as a part of their median: "
-            + ", ".join(f"{max(map(spread_of, samples[size].values())):.1%} at {size:,}" for size in sizes)
-            + f" ({len(samples[largest][LEAST])} rounds).\n",
+            + ", ".join(
+                f"{max(map(spread_of, seconds.values())):.1%} at {size:,} ({len(seconds[LEAST])} rounds)"
+                for size, seconds in sorted(samples.items())
+            )
+            + ". Of two rounds, brackets hold what these had and no more.\n",
         ]
     )
+
+
+def _growth(largest: Sequence[float], smaller: Sequence[float]) -> Ratio:
+    return ratio_of_medians(largest, smaller[: len(largest)])
 
 
 def _row(size: int, name: str, asked: Asked) -> tuple[object, ...]:

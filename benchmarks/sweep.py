@@ -28,7 +28,7 @@ from sandbox.postgresql import PostgreSQL
 from tests.world import ADMIN_SECRET, World, environment, logs_in, user_of, world
 
 SIZES = (100, 1_000, 10_000)
-ROUNDS = 3
+ROUNDS = 6
 ONE_DUE_IN = 100
 _PAGE = 25
 # Longer than all rounds together.

@@ -73,6 +73,15 @@ def test_a_refresh_is_compared_with_the_least() -> None:
         assert f"| {name} of 1,000, against one of so many | 100.00 (100.00 to 100.00) | 1 |" in healed()
 
 
+def test_the_most_may_have_fewer_rounds() -> None:
+    """It is compared with the others' of the same rounds; these count in full for what they are themselves."""
+    few = {name: seconds[:1] for name, seconds in HEALED[1_000].items()}
+    more = {name: [seconds[0], 9 * seconds[0], 9 * seconds[0]] for name, seconds in HEALED[10].items()}
+    told = refresh_told.section({10: more, 1_000: few}, CALLS, SEEN)
+    assert f"| {REFRESH} of 1,000, against one of so many | 100.00 (100.00 to 100.00) | 1 |" in told
+    assert "at 10 (3 rounds), 0.0% at 1,000 (1 rounds)" in told
+
+
 def test_what_airflow_is_asked_for_is_told_beside_what_is_not_read() -> None:
     assert f"| 1,000 | {REFRESH} | 10 | 110 | 890 | 30 | 5 |" in healed()
     assert f"| 1,000 | {AGAIN} | 10 | 0 | 1,000 | 0 | 1 |" in healed()
