@@ -68,7 +68,8 @@ def answering(request: Callable[[], api.Answer | dashboard_requests.Page]) -> fu
     except RotationError as error:
         answer = api.error_answer(error)
     return func.HttpResponse(
-        answer.text,
+        # A tag may hold half of a character, which no encoding has.
+        answer.text.encode(errors="replace"),
         status_code=answer.status,
         headers={**answer.headers, "Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"},
         mimetype=answer.content_type,

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import json
+import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -38,7 +39,7 @@ from rotators.errors import (
     TransientError,
 )
 from rotators.history import history
-from rotators.journal import guarded
+from rotators.journal import guarded, write_log
 from rotators.openapi import document
 from rotators.outcome import Outcome, timestamp
 from rotators.paging import next_link, page_size, read_cursor
@@ -48,8 +49,10 @@ from rotators.policy import (
     RotationPolicy,
     Strategy,
     cause_id,
+    check_tags,
     duration,
     is_secret_name,
+    is_text,
     read_policy,
 )
 from rotators.settings import is_allowed_host
@@ -157,6 +160,8 @@ def _reason(asked: Mapping[str, object]) -> str:
     reason = str(asked.get("reason", ""))
     if len(reason) > LONGEST_REASON:
         raise BadRequestError(f"the body's 'reason' has more than {LONGEST_REASON} characters")
+    if not is_text(reason):
+        raise BadRequestError("the body's 'reason' has half of a character in it; send it as UTF-8")
     return reason
 
 
@@ -254,6 +259,8 @@ def describe(
     }
     try:
         policy = read_policy(secret.name, secret.tags, prefix=prefix)
+        if policy is not None:
+            _check_rotatable(secret)
     except PolicyError as error:
         return {**description, "managed": True, "status": "unusable policy", "nextStep": str(error), "warnings": []}
     current = Current(secret.version, secret.created, secret.expires, secret.state)
@@ -276,6 +283,16 @@ def describe(
         "state": _state(secret),
         "warnings": list(missed_windows(current, policy, now, sweeps)) if policy and sweeps else [],
     }
+
+
+def _check_rotatable(secret: SecretVersion) -> None:
+    """Raise PolicyError where a rotation would, whatever its policy."""
+    if not secret.enabled:
+        raise PolicyError(
+            f"secret {secret.name!r}: its newest version is disabled, so nobody can read it; enable that version or "
+            "write a new one"
+        )
+    check_tags(secret.name, secret.tags)
 
 
 def show(systems: Systems, secret: str) -> Answer:
@@ -340,7 +357,12 @@ def show_history(systems: Systems, secret: str, url: str, query: Mapping[str, st
 
 
 def _current_user(systems: Systems, secret: str, versions: Sequence[SecretVersion]) -> tuple[str, str | None]:
-    """Return the newest version, and whom it names: the one value that a history reads, and never shows."""
+    """Return the newest version, and whom it names: the one value that a history reads, and never shows.
+
+    Of a secret that is not under rotation no value is read.
+    """
+    if versions and "rotation-strategy" not in versions[0].tags:
+        return versions[0].version, None
     try:
         current = systems.vault.current(secret)
     except PolicyError:
@@ -369,9 +391,9 @@ def openapi() -> Answer:
 
 def health(systems: Systems) -> Answer:
     """Ask each outside system for a sign of life: 200 or 503, no names of hosts or secrets."""
-    lines = {"keyVault": _is_well(systems.vault.check)}
+    lines = {"keyVault": _is_well("keyVault", systems.vault.check)}
     if systems.airflow is not None:
-        lines["airflow"] = _is_well(systems.airflow.check)
+        lines["airflow"] = _is_well("airflow", systems.airflow.check)
     lines["eventGrid"] = "not configured" if systems.topic is None else "configured"
     lines["databases"] = "asked at each rotation"
     well = not any(line.startswith("failing") for line in lines.values())
@@ -379,13 +401,14 @@ def health(systems: Systems) -> Answer:
     return Answer(status, {"status": "healthy" if well else "failing", "systems": lines})
 
 
-def _is_well(check: Callable[[], None]) -> str:
+def _is_well(system: str, check: Callable[[], None]) -> str:
     try:
         guarded("the health check", check)
-    except PermanentError as error:
-        return f"failing: {error.title}; see the log and mend its access"
     except RotationError as error:
-        return f"failing: {error.title}"
+        # What it answers may be read by everybody; what is wrong, and how to mend it, only in the log.
+        write_log(logging.WARNING, "health", system=system, reason=str(error))
+        mend = "; see the log and mend its access" if isinstance(error, PermanentError) else ""
+        return f"failing: {error.title}{mend}"
     return "well"
 
 

@@ -247,8 +247,9 @@ def check_same_site(request: BrowserRequest) -> None:
     """
     site = request.headers.get("sec-fetch-site")
     if site is None:
-        origin = urlsplit(request.headers.get("origin", ""))
-        is_ours = bool(origin.netloc) and origin.netloc.lower() == urlsplit(request.url).netloc.lower()
+        origin = request.headers.get("origin", "").lower()
+        # As browsers write it: a scheme and a host, and no path.
+        is_ours = bool(origin) and origin.partition("://")[2] == urlsplit(request.url).netloc.lower()
     else:
         is_ours = site == "same-origin"
     if not is_ours:

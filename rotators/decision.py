@@ -18,6 +18,7 @@ Obstacle = Literal[
 LONGEST_REASON = 200
 # A window may open at another minute each time, and the sweep run at another in each hour.
 _OPENINGS_LOOKED_AT = 24
+_CLOCKS_DIFFER = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +107,9 @@ def decide(  # noqa: PLR0911 (one return a row of the table)
 ) -> Decision:
     """Return what to do; `policy` is None when the secret has no rotation tags."""
     state = current.state
-    forced = trigger.force and trigger.kind in ("http", "requested")
     if policy is None:
         return NOT_MANAGED
-    if not policy.enabled and not forced:
+    if not policy.enabled and not _is_forced(trigger):
         return Skip("paused", "rotation-enabled is false")
     if trigger.version is not None and trigger.version != current.version:
         return _resume_or_skip(state, Skip("superseded", f"version {trigger.version} is no longer current"))
@@ -121,11 +121,15 @@ def decide(  # noqa: PLR0911 (one return a row of the table)
                 return _resume_or_skip(state, Skip("done", "this program made the current version"))
             return Resume(BY_HAND, "a person wrote the current version")
         case "http" | "requested":
-            return _unless_in_grace(Rotate(trigger.reason or "asked for"), current, policy, now, forced=forced)
+            return _unless_in_grace(Rotate(trigger.reason or "asked for"), trigger, current, policy, now)
         case "rollback":
             return _way_back(trigger, current, policy, now)
         case "near-expiry" | "expired" | "sweep":
             return _when_due(trigger, current, policy, now)
+
+
+def _is_forced(trigger: Trigger) -> bool:
+    return trigger.force and trigger.kind in ("http", "requested")
 
 
 def _is_same_cause(cause: Cause, kind: TriggerKind) -> bool:
@@ -242,22 +246,27 @@ def _when_due(trigger: Trigger, current: Current, policy: RotationPolicy, now: d
     due = due_at(current, policy)
     if now < due:
         return _resume_or_skip(current.state, Skip("not due", f"due at {timestamp(due)}"))
-    has_expired = trigger.kind == "expired" or (current.expires is not None and current.expires <= now)
+    # Key Vault's clock may be ahead of ours; but an event may also come late, when a person has put the expiry off.
+    by_its_clock = now + _CLOCKS_DIFFER if trigger.kind == "expired" else now
+    has_expired = current.expires is not None and current.expires <= by_its_clock
     if policy.window is not None and not policy.window.is_open(now) and not has_expired:
         opens = timestamp(policy.window.opens_next(now))
         skip = Skip("outside window", f"due since {timestamp(due)}; rotation-window opens at {opens}")
         return _resume_or_skip(current.state, skip)
-    return _unless_in_grace(Rotate(f"due since {timestamp(due)}"), current, policy, now)
+    return _unless_in_grace(Rotate(f"due since {timestamp(due)}"), trigger, current, policy, now)
 
 
 def _unless_in_grace(
-    rotate: Rotate, current: Current, policy: RotationPolicy, now: datetime, *, forced: bool = False
+    rotate: Rotate, trigger: Trigger, current: Current, policy: RotationPolicy, now: datetime
 ) -> Decision:
     state = current.state
-    if forced or policy.strategy != "alternating-users" or state is None or not state.in_grace(current.created, now):
+    if _is_forced(trigger) or policy.strategy != "alternating-users":
+        return rotate
+    if state is None or not state.in_grace(current.created, now):
         return rotate
     skip = Skip("in grace", f"the other user stays usable until {timestamp(state.usable_until(current.created))}")
-    return _resume_or_skip(state, skip)
+    # Whose credential leaked must not take what is finished instead for its end.
+    return skip if trigger.revoke else _resume_or_skip(state, skip)
 
 
 def _resume_or_skip(state: RotationState | None, skip: Skip) -> Decision:

@@ -15,7 +15,7 @@ from rotators.airflow import RotatedConnection
 from rotators.beside import spread
 from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
-from rotators.events import REQUESTED, EventIn, EventOut, read_event, requested
+from rotators.events import LONGEST_QUOTED, REQUESTED, EventIn, EventOut, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
 from rotators.outcome import Outcome, timestamp
 from rotators.policy import RotationPolicy, RotationState, read_policy
@@ -35,9 +35,11 @@ def deliver(systems: Systems, event: EventIn) -> None:
 
 
 def _deliver(systems: Systems, event: EventIn) -> None:
-    if event.type.startswith("SecretRotation.") and event.type != REQUESTED:
+    kind = event.type.lower()
+    if kind.startswith("secretrotation.") and kind != REQUESTED.lower():
         # A subscription of our topic without a filter: were this an error, its `Failed` event came back, for ever.
-        write_log(logging.WARNING, "own event", type=event.type, reason="subscribe only SecretRotation.Requested")
+        kind, mend = event.type[:LONGEST_QUOTED], "subscribe only SecretRotation.Requested"
+        write_log(logging.WARNING, "own event", type=kind, reason=mend)
         return
     secret = ""
     try:
@@ -52,9 +54,12 @@ def _deliver(systems: Systems, event: EventIn) -> None:
         outcome = attend(systems, trigger)
     except PermanentError:
         return
-    if trigger.kind == "requested" and outcome.status == "skipped" and not _is_done(trigger, outcome):
-        # Somebody was given this id and waits to hear of it.
-        report(systems, Invocation(systems, trigger).failed(PolicyError(f"secret {secret!r}: {outcome.reason}")))
+    if trigger.kind == "requested" and outcome.status in ("skipped", "resumed") and not _is_done(trigger, outcome):
+        # Somebody was given this id and waits to hear of it; what was finished instead, the sweep goes on with.
+        instead = ", which was gone on with instead; ask again" if outcome.status == "resumed" else ""
+        failure = PolicyError(f"secret {secret!r}: {outcome.reason}{instead}")
+        report(systems, Invocation(systems, trigger).failed(failure))
+        return
     if outcome.airflow is not None and outcome.airflow.status == "pending":
         raise TransientError(f"secret {secret!r}: rotated, but Airflow could not be refreshed yet")
 

@@ -30,7 +30,7 @@ _KINDS: Mapping[str, TriggerKind] = {
 }
 _VERSION = re.compile(r"[0-9A-Za-z]{1,64}")
 # An event may have a megabyte, of which a log line, an outcome and a state tag need this much.
-_LONGEST_QUOTED = 80
+LONGEST_QUOTED = 80
 _LONGEST_TEXT = 200
 _CONNECTION_TIMEOUT_SECONDS = 5
 _READ_TIMEOUT_SECONDS = 5
@@ -58,7 +58,7 @@ class EventIn:
     @property
     def named(self) -> str:
         """What a complaint about it begins with."""
-        return f"event {self.id[:_LONGEST_QUOTED]!r}"
+        return f"event {self.id[:LONGEST_QUOTED]!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def read_event(event: EventIn) -> tuple[str, Trigger]:
     kind = _KINDS.get(event.type.strip().lower())
     if kind is None:
         raise BadRequestError(
-            f"{event.named}: type {event.type[:_LONGEST_QUOTED]!r} is not one that this function takes"
+            f"{event.named}: type {event.type[:LONGEST_QUOTED]!r} is not one that this function takes"
         )
     if not isinstance(event.data, Mapping):
         raise BadRequestError(f"{event.named}: its data is not an object")
@@ -100,11 +100,11 @@ def read_event(event: EventIn) -> tuple[str, Trigger]:
         kind=kind,
         secret=name,
         id=cause_id(event.id or identifier),
-        by=by[:_LONGEST_TEXT] if isinstance(by, str) and by else "event-grid",
+        by=_cut(by, _LONGEST_TEXT) if isinstance(by, str) and by else "event-grid",
         version=version,
         force=data.get("force") is True,
         revoke=is_asked_for and data.get("revoke") is True,
-        reason=reason[:LONGEST_REASON] if is_asked_for and isinstance(reason, str) else "",
+        reason=_cut(reason, LONGEST_REASON) if is_asked_for and isinstance(reason, str) else "",
         is_repeatable=is_asked_for,
     )
 
@@ -191,6 +191,11 @@ class Topic:
                 credential = AzureKeyCredential(key.reveal()) if isinstance(key, Password) else key
                 self._client = EventGridPublisherClient(self._endpoint, credential)
             return self._client
+
+
+def _cut(text: str, longest: int) -> str:
+    """Return so much of it, without halves of characters, which JSON can say and no tag can hold."""
+    return text[:longest].encode(errors="replace").decode()
 
 
 def _name_and_version(named: str, identifier: str) -> tuple[str, str]:

@@ -166,14 +166,14 @@ def _paths() -> Json:
         },
         "/dashboard": {
             "parameters": [{"name": "secret", "in": "query", "schema": _TEXT, "description": "the page of one secret"}],
-            "get": _operation("dashboard", "The page for people", {200: _page(), **_problems(400, 404, 502)}),
+            "get": _operation("dashboard", "The page for people", {200: _page(), **_pages(400, 404, 502, 503)}),
             "post": _operation(
                 "dashboard",
                 "What its buttons do",
                 {
                     200: _page(),
                     303: {"description": "done: back to the page"},
-                    **_problems(400, 403, 404, 409, 422, 502),
+                    **_pages(400, 403, 404, 409, 422, 502, 503),
                 },
                 operation_id="dashboard_act",
             ),
@@ -215,7 +215,11 @@ def _operation(  # noqa: PLR0913 (an operation has that many parts)
         described["security"] = []
     else:
         # The host answers for itself when the key is missing, with no body.
-        described["responses"] |= {"401": {"description": "no function key, or a wrong one"}, **_unavailable()}
+        described["responses"] = {
+            "401": {"description": "no function key, or a wrong one"},
+            **_unavailable(),
+            **described["responses"],
+        }
     return described
 
 
@@ -231,11 +235,16 @@ def _json(schema: str, description: str = "") -> Json:
     return {"description": description or schema, "content": {"application/json": {"schema": _ref(schema)}}}
 
 
-def _page() -> Json:
-    return {"description": "a page", "content": {"text/html": {"schema": _TEXT}}}
+def _page(description: str = "a page") -> Json:
+    return {"description": description, "content": {"text/html": {"schema": _TEXT}}}
+
+
+def _pages(*statuses: int) -> dict[int, Json]:
+    return {status: _page(_MEANINGS.get(status, _UNAVAILABLE)) for status in statuses}
 
 
 _PROBLEM = _ref("Problem")
+_UNAVAILABLE = "an outside system is not reachable, or the app settings are wrong"
 _MEANINGS = {
     400: "something in the request is not as it should be",
     403: "the request came from another site",
@@ -253,7 +262,7 @@ def _problems(*statuses: int) -> dict[int, Json]:
 def _unavailable() -> Json:
     return {
         "500": _problem("a fault of this program"),
-        "503": _problem("an outside system is not reachable, or the app settings are wrong", may_wait=True),
+        "503": _problem(_UNAVAILABLE, may_wait=True),
     }
 
 

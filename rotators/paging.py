@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 from rotators.errors import BadRequestError
+from rotators.policy import is_text
 
 PAGE = 100
 LARGEST_PAGE = 500
@@ -42,6 +43,7 @@ def read_cursor(query: Mapping[str, str], *, parts: int) -> tuple[str, ...]:
         cursor = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (binascii.Error, ValueError, RecursionError):
         cursor = None
-    if not isinstance(cursor, list) or len(cursor) != parts or not all(isinstance(part, str) for part in cursor):
+    is_list = isinstance(cursor, list) and len(cursor) == parts
+    if not is_list or not all(isinstance(part, str) and is_text(part) for part in cursor):
         raise BadRequestError(f"{CURSOR} is none that a nextLink of this list had; begin anew without it")
     return tuple(cursor)

@@ -221,11 +221,11 @@ def duration(text: str) -> timedelta | None:
 
 
 def _is_cron(text: str) -> bool:
+    """Whether it is one that comes in 50 years; without seconds."""
     try:
-        CronSim(text, _ANY_MOMENT)
+        return len(text.split()) == 5 and next(CronSim(text, _ANY_MOMENT), None) is not None  # noqa: PLR2004 (fields)
     except (CronSimError, ValueError):
         return False
-    return len(text.split()) == 5  # noqa: PLR2004 (without seconds)
 
 
 def in_words(length: timedelta) -> str:
@@ -238,6 +238,11 @@ def in_words(length: timedelta) -> str:
 
 def is_secret_name(name: str) -> bool:
     return _SECRET_NAME.fullmatch(name) is not None
+
+
+def is_text(text: str) -> bool:
+    """Whether all of its characters are whole; JSON can say halves of them (surrogates), which nothing can keep."""
+    return text.encode(errors="replace").decode() == text
 
 
 def cause_id(text: str) -> str:

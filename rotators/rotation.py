@@ -15,6 +15,7 @@ from rotators.credential import Credential, new_password
 from rotators.databases import AdminSession, Role, Users, UserSession
 from rotators.decision import NOT_MANAGED, Current, Resume, RollBack, Rotate, Skip, Trigger, decide
 from rotators.errors import (
+    BadRequestError,
     LoginRefusedError,
     PermanentError,
     RotationError,
@@ -93,7 +94,8 @@ def _rotate(run: Invocation) -> Outcome:  # noqa: PLR0911 (one return a decision
     systems, trigger = run.systems, run.trigger
     with run.step("read"):
         as_written, secret = _read(run)
-    if (then := _made_earlier(run, secret)) is not None:
+    then = _made_before(run, secret)
+    if then is not None and then is not secret:
         return run.skipped(then, None, Skip("done", "with the same idempotency key, and another came after it"))
     decided = _decide(run, secret)
     if isinstance(decided, Outcome):
@@ -155,11 +157,20 @@ def current_of(secret: SecretVersion) -> Current:
     return Current(secret.version, secret.created, secret.expires, secret.state)
 
 
-def _made_earlier(run: Invocation, current: SecretVersion) -> SecretVersion | None:
-    """Return the version, not the current one, that an earlier request with the same idempotency key made."""
-    if not run.trigger.is_repeatable or _made(run, current):
-        return None
-    return next((version for version in run.systems.vault.versions(current.name) if _made(run, version)), None)
+def _made_before(run: Invocation, current: SecretVersion) -> SecretVersion | None:
+    """Return the version that this trigger, or an earlier request with the same idempotency key, has made.
+
+    Raise BadRequestError if that request did not revoke, and this one does.
+    """
+    then = current if _made(run, current) else None
+    if then is None and run.trigger.is_repeatable:
+        then = next((version for version in run.systems.vault.versions(current.name) if _made(run, version)), None)
+    if then is not None and run.trigger.revoke and then.state is not None and not then.state.revokes:
+        raise BadRequestError(
+            f"secret {then.name!r}: with the same idempotency key it was rotated before, and nothing was revoked; "
+            "revoke with another key"
+        )
+    return then
 
 
 def _made(run: Invocation, version: SecretVersion) -> bool:

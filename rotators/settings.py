@@ -49,9 +49,7 @@ class Settings:
 
     def sweeps(self, after: datetime) -> Iterator[datetime]:
         """Yield the minutes in which the sweep runs, in UTC."""
-        times = CronSim(self.sweep_schedule.split(maxsplit=1)[1], after.astimezone(UTC))
-        times.day_and = True  # NCRONTAB wants both day fields to match
-        yield from times
+        yield from _minutes(self.sweep_schedule, after.astimezone(UTC))
 
 
 def sweep_schedule(environ: Mapping[str, str]) -> str:
@@ -76,7 +74,8 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     copies = cast("AirflowCopies", read.choice("AIRFLOW_CONNECTIONS", get_args(AirflowCopies), "clear"))
     lookback = read.duration("AIRFLOW_LOOKBACK", timedelta(hours=24))
     max_examined = read.number("AIRFLOW_MAX_EXAMINED", 2000)
-    prefix = read.text("AIRFLOW_CONNECTIONS_PREFIX") or "airflow-connections"
+    # Airflow's backend too leaves the dash at its end out, if there is one.
+    prefix = (read.text("AIRFLOW_CONNECTIONS_PREFIX") or "airflow-connections").rstrip("-")
     if not re.fullmatch(r"[0-9A-Za-z-]{1,126}", prefix):
         read.complain("AIRFLOW_CONNECTIONS_PREFIX", "has characters that a secret's name cannot have")
     airflow_secret = read.text("AIRFLOW_PASSWORD_SECRET")
@@ -88,7 +87,7 @@ def read_settings(environ: Mapping[str, str]) -> Settings:
     topic_key = read.text("EVENT_GRID_TOPIC_KEY")
     if topic_key and not topic_endpoint:
         read.complain("EVENT_GRID_TOPIC_ENDPOINT", "is missing, but EVENT_GRID_TOPIC_KEY is set")
-    if topic_endpoint.startswith("http://") and not topic_key:
+    if topic_endpoint.lower().startswith("http://") and not topic_key:
         read.complain("EVENT_GRID_TOPIC_ENDPOINT", "must be https: without a key a token is sent there")
     if not _is_ncrontab(read.text("ROTATION_SWEEP_SCHEDULE") or DEFAULT_SWEEP_SCHEDULE):
         read.complain(
@@ -143,6 +142,12 @@ def _check_airflow_login(read: "_Reader", auth: AirflowAuth) -> None:
                 read.complain("AIRFLOW_ENTRA_SCOPE", "is missing: AIRFLOW_AUTH is 'entra'")
 
 
+def _minutes(schedule: str, after: datetime) -> CronSim:
+    times = CronSim(schedule.split(maxsplit=1)[1], after)
+    times.day_and = True  # NCRONTAB wants both day fields to match
+    return times
+
+
 def _is_ncrontab(schedule: str) -> bool:
     """Six fields: seconds first, then the five of cron, but for what only other crons know (`L`, `#`, Sunday as 7)."""
     fields = schedule.split()
@@ -153,10 +158,10 @@ def _is_ncrontab(schedule: str) -> bool:
     try:
         # Seconds are written, and go, as minutes do.
         CronSim(f"{fields[0]} * * * *", datetime.now(UTC))
-        CronSim(" ".join(fields[1:]), datetime.now(UTC))
+        # One that never comes, such as the 30th of February, is none.
+        return next(_minutes(schedule, datetime.now(UTC)), None) is not None
     except CronSimError:
         return False
-    return True
 
 
 def is_allowed_host(entry: str) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from azure.core.credentials import TokenCredential
-from azure.core.exceptions import ClientAuthenticationError
+from azure.core.exceptions import AzureError
 from azure.identity import DefaultAzureCredential, ManagedIdentityCredential
 
 from rotators.airflow import Airflow
@@ -53,7 +53,8 @@ def connect(environ: Mapping[str, str] = os.environ) -> Systems:
     def token(scope: str) -> Password:
         try:
             return Password(credential.get_token(scope).token)
-        except ClientAuthenticationError:
+        except (AzureError, ValueError, TypeError, AttributeError):
+            # It may not answer either, or with what is no token.
             failure = TransientError(f"the managed identity gave no token for {scope}; look at the app's identity")
         raise failure
 

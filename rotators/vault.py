@@ -21,7 +21,6 @@ from rotators.errors import (
     BadRequestError,
     PermanentError,
     PolicyError,
-    RotationError,
     SecretNotFoundError,
     ThrottledError,
     TransientError,
@@ -124,17 +123,22 @@ class Vault:
         """
         link = f"{self.url}/secrets?{urlencode({_CURSOR: skip_token})}" if skip_token else None
         pages = self._client.list_properties_of_secrets().by_page(link)
-        try:
+
+        def read_page() -> tuple[list[SecretVersion], str]:
             page = [_version(properties) for properties in next(pages, ())]
-        except AzureError as error:
-            failure: RotationError = _translate("the list of secrets", error)
-            if skip_token and isinstance(error, HttpResponseError) and error.status_code == 400:  # noqa: PLR2004 (HTTP)
-                failure = BadRequestError(f"{_CURSOR} leads nowhere in the list of secrets; begin anew without it")
-        else:
             # The iterator that has read a page knows where the next one is, but its type does not say so.
             following = parse_qs(urlsplit(getattr(pages, "continuation_token", None) or "").query)
             return page, following.get(_CURSOR, [""])[0]
-        raise failure
+
+        def read_page_of_caller() -> tuple[list[SecretVersion], str]:
+            try:
+                return read_page()
+            except HttpResponseError as error:
+                if not skip_token or error.status_code != HTTPStatus.BAD_REQUEST:
+                    raise
+            raise BadRequestError(f"{_CURSOR} leads nowhere in the list of secrets; begin anew without it")
+
+        return _calling("the list of secrets", read_page_of_caller)
 
     def check(self) -> None:
         """One page of the list: the vault answers and lets us read."""

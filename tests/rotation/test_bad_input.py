@@ -281,12 +281,22 @@ def test_an_event_of_an_unknown_type_is_refused(here: World, heard: pytest.LogCa
     assert_event_is_refused(here, event, heard, f"type {kind!r} is not one that this function takes")
 
 
-@pytest.mark.parametrize("kind", ["Completed", "Failed", "Retired", "AirflowRefreshed"])
-def test_an_event_of_our_own_does_not_make_another(here: World, kind: str) -> None:
+@pytest.mark.parametrize("kind", ["Completed", "Failed", "Retired", "AirflowRefreshed", "x" * 1000])
+def test_an_event_of_our_own_does_not_make_another(here: World, heard: pytest.LogCaptureFixture, kind: str) -> None:
     """A subscription of our topic without a filter brings our outcomes back: were each a `Failed`, it never ended."""
     name = here.alternating()
     deliver(here.systems, EventIn("event-1", f"SecretRotation.{kind}", {"secret": name, "status": "failed"}))
     assert here.topic.types == []
+    assert max(len(record.getMessage()) for record in heard.records) < 300
+
+
+def test_the_case_of_an_events_type_does_not_matter(here: World) -> None:
+    name = here.alternating()
+    asked = here.event(NEAR_EXPIRY, name)
+    deliver(here.systems, dataclasses.replace(asked, type="secretrotation.REQUESTED"))
+    assert here.topic.types == ["Completed"]
+    deliver(here.systems, dataclasses.replace(asked, type="secretrotation.COMPLETED"))
+    assert here.topic.types == ["Completed"]
 
 
 # -- HTTP --------------------------------------------------------------------------------------------------------
@@ -304,6 +314,7 @@ def test_a_bad_request_over_http_is_answered_400(here: World) -> None:
         (path, b'{"dryrun": true}', {}, "unknown fields 'dryrun'"),
         (path, b'{"force": "true"}', {}, "'force' is not true or false"),
         (path, b'{"reason": 5}', {}, "'reason' is not a text"),
+        (path, b'{"reason": "a\\ud800b"}', {}, "'reason' has half of a character in it"),
         (path, b'{"reason": "%s"}' % (b"x" * 201), {}, "'reason' has more than 200 characters"),
         (path, b'{"reason": "%s"}' % (b"x" * 20_000), {}, "more than 16384 bytes"),
         (path, b"", {"Idempotency-Key": "k" * 256}, "Idempotency-Key has more than 255 characters"),

@@ -1,5 +1,6 @@
 """Rotating many at once: named or matching, over the topic or here; each is told what becomes of it."""
 
+from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import urlsplit
 
@@ -9,7 +10,7 @@ from rotators import batch
 from rotators.api import rotations_answer
 from rotators.batch import Answered, BatchRequest, request_rotations
 from rotators.dispatch import deliver
-from rotators.errors import TransientError
+from rotators.errors import BadRequestError, TransientError
 from rotators.events import EventIn, EventOut
 from rotators.policy import read_state
 from rotators.rotation import rotate
@@ -185,6 +186,63 @@ def test_a_request_that_is_skipped_when_its_turn_comes_is_told(here: World) -> N
     for _ in range(2):
         deliver(here.systems, arrived)
     assert here.topic.types == ["Completed"]
+
+
+class AirflowIsDown:
+    def refresh(self, _: object) -> None:
+        raise TransientError("Airflow is down")
+
+
+def test_a_revocation_is_not_taken_for_what_is_finished_instead(here: World) -> None:
+    """P7: an earlier refresh is pending, and the grace not over: nothing is revoked, and that is what is said."""
+    name = here.alternating()
+    there = here.app(airflow=AirflowIsDown())
+    assert rotate(there.systems, there.trigger(name)).status == "rotated"
+    leaked = here.value(name)
+    assert asked(there, secrets=(name,), revoke=True)[name].status == "refused"
+    for has_airflow in (False, True):
+        outcome = rotate((there if has_airflow else here).systems, there.trigger(name, revoke=True))
+        assert (outcome.status, outcome.obstacle) == ("skipped", "in grace")
+    assert logs_in(leaked)
+    assert rotate(here.systems, here.trigger(name, revoke=True, force=True)).status == "rotated"
+    assert not logs_in(leaked)
+
+
+def test_a_request_that_came_to_something_unfinished_is_told(here: World) -> None:
+    """Its id is in no version and no other outcome; what is finished instead is told as what it is."""
+    name = here.alternating()
+    there = here.app(airflow=AirflowIsDown())
+    first = rotate(there.systems, there.trigger(name))
+    here.topic.events.clear()
+    answer = asked(there, secrets=(name,))[name]
+    delivered(there)
+    told = {event.data["rotationId"]: event for event in here.topic.events}
+    assert told.keys() == {first.rotation_id, answer.id}
+    assert told[first.rotation_id].type == "Completed"
+    assert told[answer.id].type == "Failed"
+    assert "was left unfinished, which was gone on with instead" in str(told[answer.id].data["reason"])
+    assert len(here.versions(name)) == 2
+
+
+@pytest.mark.parametrize("has_another_come", [False, True])
+def test_a_key_that_was_used_for_a_rotation_does_not_revoke(here: World, *, has_another_come: bool) -> None:
+    """P4, P7: one key makes one version, and `rotated` would be taken for revoked."""
+    name = here.alternating()
+    before = here.value(name)
+    asked_for = here.trigger(name, id="INC-1", is_repeatable=True)
+    rotate(here.systems, asked_for)
+    if has_another_come:
+        rotate(here.systems, here.trigger(name, force=True))
+    count = len(here.versions(name))
+    with pytest.raises(BadRequestError, match="nothing was revoked; revoke with another key"):
+        rotate(here.systems, replace(asked_for, revoke=True, force=True))
+    assert len(here.versions(name)) == count
+    assert logs_in(before) is not has_another_come
+    assert rotate(here.systems, asked_for).status == "rotated"
+    revoking = here.trigger(name, revoke=True, force=True, id="INC-2", is_repeatable=True)
+    assert rotate(here.systems, revoking).status == "rotated"
+    assert rotate(here.systems, revoking).obstacle == "done"
+    assert len(here.versions(name)) == count + 1
 
 
 def test_a_vault_or_topic_that_is_down_is_asked_again(here: World) -> None:

@@ -142,6 +142,13 @@ def test_a_history_tells_each_version_and_never_a_value(here: World) -> None:
         assert version.value.split(":")[2].split("@")[0] not in json.dumps(answer)
 
 
+def test_no_value_is_read_of_what_is_not_under_rotation(here: World) -> None:
+    """P6: a history names nobody who did not opt in."""
+    name = here.secret(here.user(), {})
+    assert [entry["user"] for entry in history(here, name)["value"]] == [None]
+    assert {request.path for request in here.vault.requests} == {f"/secrets/{name}/versions"}
+
+
 def test_a_long_history_comes_in_pages(here: World) -> None:
     name = here.single(rotation_admin="self")
     for _ in range(4):

@@ -4,17 +4,21 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any, NoReturn
 
 import pytest
 
 import function_app
 from rotators import dispatch, retirement, rotation
-from rotators.api import error_answer, health
+from rotators.api import error_answer, health, list_secrets
+from rotators.dashboard_requests import Page
 from rotators.dispatch import deliver, sweep
 from rotators.errors import RotationError, TransientError, UnexpectedError
 from rotators.events import EventIn
 from rotators.rotation import rotate
+from rotators.systems import connect
+from sandbox.http_service import HttpService, Response
 from tests.rotation.test_promises import FakeAirflow
 from tests.world import World
 
@@ -136,6 +140,52 @@ def test_a_strange_airflow_is_not_told_by_health_nor_by_the_sweep(
         },
     )
     assert SECRET_TEXT not in heard.text + answer.text
+
+
+@pytest.mark.parametrize(
+    ("refusal", "said"),
+    [(403, "give the app's identity get, set, update and list"), (503, "Key Vault is busy or failing (503)")],
+)
+def test_the_log_says_what_health_does_not(
+    here: World, heard: pytest.LogCaptureFixture, refusal: int, said: str
+) -> None:
+    """P7: its answer is for everybody, and names nothing; what to mend is in the log."""
+    here.vault.fail(path="/secrets", status=refusal, times=None)
+    assert health(here.systems).status == 503
+    (line,) = [json.loads(record.getMessage()) for record in heard.records]
+    assert (line["event"], line["system"]) == ("health", "keyVault")
+    assert said in line["reason"]
+
+
+@pytest.mark.parametrize("body", ['{"value": 3}', "<html>login</html>", "[]", '{"value": [null]}', '{"nextLink": 5}'])
+def test_a_page_of_a_gateways_is_no_list(here: World, body: str) -> None:
+    """P7: 503, which says where to look."""
+    here.vault.fail(method="GET", path="/secrets", status=200, body=body, times=1)
+    with pytest.raises(TransientError, match=r"the list of secrets.* is not Key Vault's"):
+        list_secrets(here.systems, "https://app.example/api/secrets", {})
+
+
+@pytest.mark.parametrize(
+    "answer", [None, (200, "<html>"), (200, "null"), (200, '{"access_token": "x", "expires_on": "soon"}')]
+)
+def test_an_identity_that_does_not_answer_is_waited_for(
+    here: World, monkeypatch: pytest.MonkeyPatch, answer: tuple[int, str] | None
+) -> None:
+    """P2: it is no fault of this program. None: nobody listens."""
+    status, text = answer or (0, "")
+    with HttpService(lambda _: Response(status, text.encode(), (("Content-Type", "application/json"),))) as identity:
+        if answer is None:
+            identity.stop_accepting()
+        monkeypatch.setenv("IDENTITY_ENDPOINT", identity.url)
+        monkeypatch.setenv("IDENTITY_HEADER", "x")
+        with pytest.raises(TransientError, match="the managed identity gave no token for scope"):
+            connect({"KEY_VAULT_URL": here.vault.url}).token("scope/.default")
+
+
+def test_half_of_a_character_in_a_page_is_shown_as_a_question_mark() -> None:
+    """P7: in a tag there may be anything, and one secret must not spoil the page of all."""
+    answer = function_app.answering(lambda: Page(HTTPStatus.OK, "a\ud800b", {}))
+    assert (answer.status_code, answer.get_body()) == (200, b"a?b")
 
 
 def test_a_strange_error_over_http_is_a_problem_without_its_text(heard: pytest.LogCaptureFixture) -> None:

@@ -485,6 +485,18 @@ def test_a_wrong_policy_is_described_with_what_is_wrong() -> None:
     assert "rotation-every is 'soon'" in str(description["nextStep"])
 
 
+def test_what_no_rotation_would_take_is_not_called_fresh() -> None:
+    """P7: as the rotation itself would say it."""
+    disabled = replace(version(TAGS), enabled=False)
+    full = version({**TAGS, **{f"team-{n}": "x" for n in range(15)}})
+    for secret, why in ((disabled, "its newest version is disabled"), (full, "tags, 'rotation-state' among them")):
+        description = describe(secret, prefix="airflow-connections", now=NOW)
+        assert description["status"] == "unusable policy"
+        assert why in str(description["nextStep"])
+    unmanaged = replace(version({}), enabled=False)
+    assert describe(unmanaged, prefix="airflow-connections", now=NOW)["managed"] is False
+
+
 @pytest.mark.parametrize("tags", [TAGS, {}, {**TAGS, "rotation-every": "soon"}])
 def test_a_description_never_has_the_value(tags: Mapping[str, str]) -> None:
     """P3: neither the password nor anything else of the connection."""

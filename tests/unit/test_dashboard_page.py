@@ -355,6 +355,8 @@ def asked(**headers: str) -> BrowserRequest:
         (asked(origin="https://app.example.evil.example"), False),
         (asked(origin="null"), False),
         (asked(origin=""), False),
+        (asked(origin="http://["), False),
+        (asked(origin="app.example"), False),
         (asked(), False),
     ],
 )

@@ -169,10 +169,14 @@ def test_outside_its_window_what_is_pending_is_resumed() -> None:
 
 
 def test_an_expired_secret_does_not_wait_for_its_window() -> None:
-    """Whether its expiry says so, or Key Vault, whose clock counts."""
+    """Whether its expiry says so, or Key Vault, whose clock counts: but not its late word of an expiry put off."""
     closed = policy(**{"rotation-window": "0 2 * * * for 3h"})
     assert isinstance(decide(trigger("sweep"), version(age=timedelta(days=90)), closed, NOW), Rotate)
-    assert isinstance(decide(trigger("expired"), version(age=OLD), closed, NOW), Rotate)
+    ahead = replace(version(age=OLD), expires=NOW + timedelta(minutes=4))
+    assert isinstance(decide(trigger("expired"), ahead, closed, NOW), Rotate)
+    assert isinstance(decide(trigger("near-expiry"), ahead, closed, NOW), Skip)
+    assert isinstance(decide(trigger("expired"), version(age=OLD), closed, NOW), Skip)
+    assert isinstance(decide(trigger("expired"), replace(ahead, expires=None), closed, NOW), Skip)
     unlimited = replace(version(age=OLD), expires=None)
     assert obstacle(decide(trigger("sweep"), unlimited, closed, NOW)) == "outside window"
 
@@ -232,6 +236,16 @@ def test_in_the_grace_what_is_pending_is_resumed(kind: TriggerKind) -> None:
     """P2, P5: Airflow's refresh is not forgotten because a next rotation has to wait."""
     current = version(age=OLD, state=state(pending=PENDING, retire_at=NOW + timedelta(hours=1)))
     assert decide(trigger(kind), current, policy(), NOW) == Resume(PENDING, "rotation earlier was left unfinished")
+
+
+@pytest.mark.parametrize("kind", ["http", "requested"])
+def test_who_revokes_is_told_of_the_grace_whatever_is_pending(kind: TriggerKind) -> None:
+    """P7: that a refresh was finished must not be taken for the end of a leaked credential."""
+    current = version(age=OLD, state=state(pending=PENDING, retire_at=NOW + timedelta(hours=1)))
+    decision = decide(replace(trigger(kind), revoke=True), current, policy(), NOW)
+    assert isinstance(decision, Skip)
+    assert decision.obstacle == "in grace"
+    assert isinstance(decide(replace(trigger(kind), revoke=True, force=True), current, policy(), NOW), Rotate)
 
 
 def test_a_retired_user_is_free_before_its_time() -> None:

@@ -568,6 +568,13 @@ def test_what_key_vault_would_not_take_is_no_name(name: str) -> None:
     assert not is_secret_name(name)
 
 
+@pytest.mark.parametrize("cron", ["0 0 30 2 *", "0 0 */30 * 1#2"])
+def test_a_window_that_never_opens_is_refused(cron: str) -> None:
+    """P7: else what is due would wait for ever, and whoever asks when it opens be told of a fault."""
+    with pytest.raises(PolicyError, match=r"rotation-window is .*, expected a cron expression"):
+        policy({**ALTERNATING, "rotation-window": f"{cron} for 1h"})
+
+
 @pytest.mark.parametrize("window", ["0 2 * * 6 for 3h", "*/5 * * * * for 90m", "0 0 1 * * for 2d"])
 def test_a_window_is_shown_as_its_tag_writes_it(window: str) -> None:
     assert str(policy({**ALTERNATING, "rotation-window": window}).window) == window

@@ -65,6 +65,8 @@ def test_an_airflow_has_defaults_of_its_own() -> None:
         ({"AZURE_CLIENT_ID": "id"}, "client_id", "id"),
         ({"AZURE_TOKEN_CREDENTIALS": "dev"}, "credential_name", "dev"),
         ({"AIRFLOW_CONNECTIONS_PREFIX": "team-connections"}, "connections_prefix", "team-connections"),
+        # AzureKeyVaultBackend leaves the separator at its end out.
+        ({"AIRFLOW_CONNECTIONS_PREFIX": "team-connections-"}, "connections_prefix", "team-connections"),
         ({"EVENT_GRID_TOPIC_ENDPOINT": TOPIC}, "topic_endpoint", TOPIC),
         ({"EVENT_GRID_TOPIC_ENDPOINT": TOPIC, "EVENT_GRID_TOPIC_KEY": "k"}, "topic_key", Password("k")),
         ({"ROTATION_CONCURRENCY": "16"}, "concurrency", 16),
@@ -161,6 +163,8 @@ WRONG = [
     ({"EVENT_GRID_TOPIC_ENDPOINT": "topic", "EVENT_GRID_TOPIC_KEY": "k"}, "EVENT_GRID_TOPIC_ENDPOINT is not a URL"),
     ({"EVENT_GRID_TOPIC_KEY": "k"}, "EVENT_GRID_TOPIC_ENDPOINT is missing, but EVENT_GRID_TOPIC_KEY is set"),
     ({"EVENT_GRID_TOPIC_ENDPOINT": "http://topic"}, "EVENT_GRID_TOPIC_ENDPOINT must be https: without a key a token"),
+    ({"EVENT_GRID_TOPIC_ENDPOINT": "HTTP://topic"}, "EVENT_GRID_TOPIC_ENDPOINT must be https: without a key a token"),
+    ({"AIRFLOW_CONNECTIONS_PREFIX": "-"}, "AIRFLOW_CONNECTIONS_PREFIX has characters that a secret's name cannot"),
     ({"ROTATION_SWEEP_SCHEDULE": "*/15 * * * *"}, "ROTATION_SWEEP_SCHEDULE is not an NCRONTAB expression of six"),
     ({"ROTATION_SWEEP_SCHEDULE": "often"}, "ROTATION_SWEEP_SCHEDULE is not an NCRONTAB expression of six"),
     ({"ROTATION_CONCURRENCY": "0"}, "ROTATION_CONCURRENCY is not a whole number from 1 on"),
@@ -268,6 +272,8 @@ def test_a_schedule_that_the_host_understands_is_taken(schedule: str) -> None:
         "0 0 2 * * 7",
         "0 0 2 L * *",
         "0 0 2 * * 1#5",
+        "0 0 0 30 2 *",
+        "0 0 0 30 2 1",
     ],
 )
 def test_a_schedule_that_the_host_would_not_understand_is_replaced_and_complained_about(schedule: str) -> None:
