@@ -32,6 +32,8 @@ ENTRA_DATABASE_SCOPE = "https://ossrdbms-aad.database.windows.net/.default"
 _TLS_OPTIONS = ("sslmode", "sslrootcert", "sslnegotiation", "channel_binding")
 # Where `self` looks for a password that still logs in, when versions were written by hand.
 _VERSIONS_TRIED = 3
+# Between a version of the admin's and the database that follows it there may be this much.
+_ROTATION_LASTS = timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,9 @@ def with_token(systems: Systems, managed: Managed) -> Managed:
     login = Credential(managed.policy.admin.login, systems.token(ENTRA_DATABASE_SCOPE))
     admin = dataclasses.replace(
         managed.connection.with_credential(login),
-        options={name: value for name, value in managed.connection.options.items() if name in _TLS_OPTIONS},
+        # Without one libpq takes that of the user's name, which is another for the admin.
+        database=managed.connection.database or managed.user,
+        options=_for_tls(managed.connection),
     )
     return dataclasses.replace(managed, admin=admin)
 
@@ -144,12 +148,13 @@ def look_up_again(systems: Systems, secret: SecretVersion, policy: RotationPolic
     """Read a version that came meanwhile, for the admin's session that is open already."""
     connection = parse(secret.value, secret=secret.name, tags=secret.tags)
     before = managed.connection
-    if (policy.admin, connection.engine, connection.addresses, connection.database) != (
+    is_other = (policy.admin, connection.engine, connection.addresses, connection.database) != (
         managed.policy.admin,
         before.engine,
         before.addresses,
         before.database,
-    ):
+    )
+    if is_other or (isinstance(policy.admin, AdminSelf) and connection.credential.user != managed.user):
         raise TransientError(f"secret {secret.name!r} was changed while its rotation waited; it is tried again")
     _check_address(systems, secret.name, connection, connection.addresses)
     managed.engine.check(connection, secret=secret.name)
@@ -250,6 +255,7 @@ def log_in(systems: Systems, managed: Managed, *, lock: str | None = None) -> tu
     except LoginRefusedError as error:
         refusal = error
     if isinstance(managed.policy.admin, AdminSecret):
+        _refuse_if_changed(systems, managed, managed.policy.admin.name)
         # It is the one to be mended.
         refusal = LoginRefusedError(f"admin secret {managed.policy.admin.name!r}, used for {refusal}")
     if isinstance(managed.policy.admin, AdminSelf):
@@ -261,6 +267,31 @@ def log_in(systems: Systems, managed: Managed, *, lock: str | None = None) -> tu
     raise refusal
 
 
+def at_the_admins(managed: Managed) -> ConnectionSecret:
+    """Return the connection of the secret's user to the server on which the admin changes users."""
+    return dataclasses.replace(
+        managed.admin,
+        credential=managed.connection.credential,
+        database=managed.connection.database or managed.user,
+        options=_for_tls(managed.admin),
+    )
+
+
+def _for_tls(connection: ConnectionSecret) -> dict[str, str]:
+    return {name: value for name, value in connection.options.items() if name in _TLS_OPTIONS}
+
+
+def _refuse_if_changed(systems: Systems, managed: Managed, admin_secret: str) -> None:
+    """Raise TransientError if the admin's own secret is not what it was: a rotation of it came in between."""
+    newest = _admin_secret(systems, managed.secret.name, admin_secret)
+    state = newest.state
+    is_new = state is not None and ("verify" in state.pending or systems.now() - state.at < _ROTATION_LASTS)
+    if is_new or read_admin_secret(newest).credential != managed.admin.credential:
+        raise TransientError(
+            f"secret {managed.secret.name!r}: its admin secret {admin_secret!r} was being rotated; it is tried again"
+        )
+
+
 def _earlier_connections(systems: Systems, managed: Managed) -> Iterator[ConnectionSecret]:
     """Yield the same user's connection as earlier versions say it, newest first, for the same server only.
 
@@ -270,8 +301,10 @@ def _earlier_connections(systems: Systems, managed: Managed) -> Iterator[Connect
     listed = [v for v in systems.vault.versions(secret.name) if v.enabled and v.version != secret.version]
     listed.sort(key=lambda v: v.version != (secret.state.from_version if secret.state else None))
     for version in listed[:_VERSIONS_TRIED]:
-        before = systems.vault.version(secret.name, version.version)
-        connection = parse(before.value, secret=secret.name, tags=before.tags)
-        if connection.addresses == managed.connection.addresses and connection.credential.user == managed.user:
+        with suppress(PermanentError):  # what a person wrote before, or disabled just now, may be anything
+            before = systems.vault.version(secret.name, version.version)
+            connection = parse(before.value, secret=secret.name, tags=before.tags)
             _check_address(systems, secret.name, connection, connection.addresses)
-            yield connection
+            managed.engine.check(connection, secret=secret.name)
+            if connection.addresses == managed.connection.addresses and connection.credential.user == managed.user:
+                yield connection

@@ -6,11 +6,11 @@ version and its provider's additions, where its catalog would only let us guess.
 lock is held, so that no rotation is disturbed, and logins read what was there before.
 """
 
-import contextlib
 import dataclasses
 import logging
 import uuid
 from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 from rotators.access import Managed, log_in, open_admin_secret, read_admin_secret, read_connection, with_token
@@ -26,6 +26,7 @@ from rotators.errors import (
     PermanentError,
     RotationError,
     SecretNotFoundError,
+    TransientError,
 )
 from rotators.journal import Invocation, write_log
 from rotators.permissions import check_encryption, check_hosts, check_may_take_over, check_user
@@ -49,6 +50,7 @@ from rotators.rotation import (
     in_use,
     next_connection,
     own_role,
+    refuse_another_server,
     rotated_connection,
 )
 from rotators.systems import Systems
@@ -319,10 +321,10 @@ def _encryption(connection: ConnectionSecret) -> str:
 
 
 def _database(systems: Systems, managed: Managed, pair: tuple[str, ...] | None) -> _Examination[None]:
-    name, user = managed.secret.name, managed.user
+    user = managed.user
     verified = yield from _ask(
         "current-login",
-        lambda: managed.engine.verify(managed.connection, secret=name, acts_as=managed.acts_as if pair else None),
+        lambda: _current_login(managed, managed.acts_as if pair else None),
         lambda warnings: Finding("current-login", "remark", "; ".join(warnings)) if warnings else f"{user!r} logs in",
     )
     opened = yield from _ask(
@@ -336,6 +338,13 @@ def _database(systems: Systems, managed: Managed, pair: tuple[str, ...] | None) 
         is_free = yield from _ask("lock", lambda: _is_free(systems, managed, admin), _lock)
         if is_free and pair is not None:
             yield from _users(managed, admin, pair, is_proven=verified is not None)
+
+
+def _current_login(managed: Managed, acts_as: str | None) -> tuple[str, ...]:
+    warnings = managed.engine.verify(managed.connection, secret=managed.secret.name, acts_as=acts_as)
+    with suppress(DatabaseRefusedError, TransientError):  # behind a pooler users may have no other way
+        refuse_another_server(managed)
+    return warnings
 
 
 def _is_free(systems: Systems, managed: Managed, admin: AdminSession) -> bool:
@@ -432,10 +441,10 @@ class _TakenBackError(Exception):
     """Ends a trial; never leaves this module."""
 
 
-@contextlib.contextmanager
+@contextmanager
 def _taken_back(admin: AdminSession) -> Iterator[None]:
     """What is done inside is done, and undone at its end, also when it goes well."""
-    with contextlib.suppress(_TakenBackError), admin.transaction():
+    with suppress(_TakenBackError), admin.transaction():
         yield
         raise _TakenBackError
 

@@ -105,7 +105,7 @@ def check_may_take_over(secret: str, pair: tuple[str, str], user: str, roles: Ma
     if first not in roles[user].member_of:
         raise PolicyError(
             f"secret {secret!r}: user {second!r} exists already and is not known to belong to it; when the two are a "
-            f'pair, say so with GRANT "{first}" TO "{second}", else name another in rotation-users'
+            f'pair, say so as an admin of both with GRANT "{first}" TO "{second}", else name another in rotation-users'
         )
 
 

@@ -85,8 +85,12 @@ def inherit_policy(run: Invocation, secret: SecretVersion) -> SecretVersion:
 
 
 def state_by_hand(run: Invocation, policy: RotationPolicy, earlier: Sequence[SecretVersion]) -> RotationState:
-    """Return the state of a version that a person wrote: what is to be done about it can then be resumed."""
-    now = run.systems.now()
+    """Return the state of a version that a person wrote: what is to be done about it can then be resumed.
+
+    A revocation that was not done yet is to be done now: what leaked has no grace.
+    """
+    now, before = run.systems.now(), managed_before(earlier)
+    revokes = before is not None and before.state is not None and before.state.revokes and not before.state.retired
     return RotationState(
         id=run.trigger.id,
         cause="reconcile",
@@ -94,7 +98,7 @@ def state_by_hand(run: Invocation, policy: RotationPolicy, earlier: Sequence[Sec
         from_version=earlier[0].version if earlier else None,
         at=now,
         pending=BY_HAND,
-        retire_at=now + policy.grace if managed_before(earlier) else None,
+        retire_at=None if before is None else now if revokes else now + policy.grace,
     )
 
 

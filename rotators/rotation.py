@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rotators.access import Managed, locked, look_again, look_up_again
+from rotators.access import Managed, at_the_admins, locked, look_again, look_up_again
 from rotators.airflow import RotatedConnection
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, new_password
@@ -16,8 +16,10 @@ from rotators.databases import AdminSession, Role, Users, UserSession
 from rotators.decision import NOT_MANAGED, Current, Resume, RollBack, Rotate, Skip, Trigger, decide
 from rotators.errors import (
     BadRequestError,
+    DatabaseRefusedError,
     LoginRefusedError,
     PermanentError,
+    PolicyError,
     RotationError,
     SecretFormatError,
     ThrottledError,
@@ -165,6 +167,9 @@ def _made_before(run: Invocation, current: SecretVersion) -> SecretVersion | Non
     then = current if _made(run, current) else None
     if then is None and run.trigger.is_repeatable:
         then = next((version for version in run.systems.vault.versions(current.name) if _made(run, version)), None)
+        if then is not None and then.state is not None and then.state.revokes and then.state.retired is None:
+            # Another came before the leaked credential was locked out: that is still to be done, from the newest on.
+            return None
     if then is not None and run.trigger.revoke and then.state is not None and not then.state.revokes:
         raise BadRequestError(
             f"secret {then.name!r}: with the same idempotency key it was rotated before, and nothing was revoked; "
@@ -318,8 +323,26 @@ def _prove_ownership(managed: Managed) -> None:
             "its writer owns the user"
         )
     else:
+        refuse_another_server(managed)
         return
     raise failure
+
+
+def refuse_another_server(managed: Managed) -> None:
+    """Raise PolicyError where a credential that logs in is none on the server on which the admin changes users.
+
+    Their addresses may differ, as with a pooler in front, or when the database was moved; or it is somebody else's.
+    """
+    if managed.connection.addresses == managed.admin.addresses:
+        return
+    name = managed.secret.name
+    with suppress(LoginRefusedError):
+        managed.engine.verify(at_the_admins(managed), secret=name)
+        return
+    raise PolicyError(
+        f"secret {name!r}: its credential logs in at its own server and not at the admin's, so that these are two; "
+        "correct the host in the secret, or in the admin's"
+    )
 
 
 def _refuse_unusable(managed: Managed) -> None:
@@ -332,6 +355,8 @@ def _refuse_unusable(managed: Managed) -> None:
     except (LoginRefusedError, TransientError):
         # A new password mends the one; the other, were it a user at its connection limit, is no reason to wait.
         return
+    with suppress(DatabaseRefusedError, TransientError):  # behind a pooler users may have no other way
+        refuse_another_server(managed)
 
 
 def in_use(user: str, sessions: tuple[UserSession, ...]) -> str:

@@ -20,7 +20,8 @@ class Role:
         privileges: the rights that make it too strong to be rotated with another's rights, in the server's
             words (on PostgreSQL any of `superuser`, `replication`, `bypassrls`, `createrole`).
         claimed_by: the identifier of the secret that the role's comment says it belongs to, or None.
-        member_of: the other asked-for users whose rights it has through membership.
+        member_of: the other asked-for users whose rights it has through membership, where who granted that had rights
+            over this user too.
     """
 
     name: str

@@ -116,7 +116,9 @@ _ADMIN_QUERY = """
     SELECT session_user, current_user, rolcreaterole OR rolsuper, pg_is_in_recovery()
     FROM pg_roles WHERE rolname = current_user
 """
-# A member takes on the other role's attributes with SET ROLE. A superuser counts as a member of everybody.
+# A member takes on the other role's attributes with SET ROLE. A superuser counts as a member of everybody. A pair is
+# what somebody made of two users who had rights over both: before version 16 with CREATEROLE, from then on ADMIN over
+# the second; an owner of the first alone could make anybody's user a member of it.
 _ROLES_QUERY = """
     SELECT r.rolname, r.rolcanlogin, shobj_description(r.oid, 'pg_authid'),
         ARRAY(
@@ -127,7 +129,13 @@ _ROLES_QUERY = """
         ),
         ARRAY(
             SELECT g.rolname::text FROM pg_roles g
-            WHERE g.rolname = ANY({users}) AND g.oid <> r.oid AND pg_has_role(r.oid, g.oid, 'USAGE')
+            WHERE g.rolname = ANY({users}) AND g.oid <> r.oid AND pg_has_role(r.oid, g.oid, 'USAGE') AND EXISTS (
+                SELECT FROM pg_auth_members m JOIN pg_roles made ON made.oid = m.grantor
+                WHERE m.member = r.oid AND m.roleid = g.oid AND (
+                    pg_has_role(made.oid, r.oid, 'MEMBER WITH ADMIN OPTION')
+                    OR current_setting('server_version_num')::int < 160000 AND made.rolcreaterole
+                )
+            )
         )
     FROM pg_roles r WHERE r.rolname = ANY({users})
 """

@@ -973,6 +973,16 @@ def test_a_token_goes_nowhere_else(entra: Entra, refused: Refused, strategy: str
     assert entra.scopes == []
 
 
+def test_a_token_opens_the_database_that_the_secret_means(entra: Entra) -> None:
+    """A connection that names none means that of the user's name; the admin's name is another."""
+    here = entra.allowing("127.0.0.1")
+    value = user_for(entra).rpartition("/")[0]
+    assert logs_in(value)
+    name = entra_secret(entra, value, "single-user")
+    assert rotate(here.systems, here.trigger(name)).status == "rotated"
+    assert here.logs_in(name)
+
+
 def test_a_token_does_not_go_to_a_server_of_the_writers(entra: Entra, refused: Refused, trap: Trap) -> None:
     """P6: not alone, and not as one host of several, whose first is down."""
     allowed = entra.allowing(f"127.0.0.1:{entra.here.server.port}", "127.0.0.1:1")
