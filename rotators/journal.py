@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 
@@ -29,12 +30,16 @@ _log = logging.getLogger("rotators")
 
 @dataclass(slots=True)
 class Invocation:
-    """One trigger on its way through the flow, with the steps and warnings so far."""
+    """One trigger on its way through the flow, with the steps and warnings so far.
+
+    `usable_since` is set where the version did not log in until now.
+    """
 
     systems: Systems
     trigger: Trigger
     steps: list[Step] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    usable_since: datetime | None = None
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

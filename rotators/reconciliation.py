@@ -57,6 +57,7 @@ def verify_or_reconcile(run: Invocation, managed: Managed, admin: AdminSession) 
         admin.set_password(managed.connection.credential)
         run.warn(f"version {managed.secret.version} did not log in; {managed.user!r} was given its password")
         run.warn(*managed.engine.verify(managed.connection, secret=name, acts_as=managed.acts_as))
+    run.usable_since = run.systems.now()
 
 
 def inherit_policy(run: Invocation, secret: SecretVersion) -> SecretVersion:

@@ -103,14 +103,14 @@ def _retire_version(run: Invocation, managed: Managed) -> Outcome | None:
 def _users_of_before(systems: Systems, managed: Managed) -> tuple[str, ...]:
     """Return the users that the current version does not name.
 
-    With single-user there is one only where somebody had the strategy switched, or wrote another user into the secret.
+    Beyond the other of two users there is one only where somebody had the strategy switched, or wrote another user into
+    the secret.
     """
-    if managed.policy.strategy == "alternating-users":
-        return (managed.other_user,)
     secret = managed.secret
-    if isinstance(managed.policy.admin, AdminSelf) or secret.state is None:
-        return ()
-    users = set()
+    users = {managed.other_user} if managed.policy.strategy == "alternating-users" else set()
+    is_of_pair = users and (secret.state is None or secret.state.cause != "reconcile")
+    if is_of_pair or isinstance(managed.policy.admin, AdminSelf) or secret.state is None:
+        return tuple(users)
     for version in _versions_of_before(systems, secret, secret.state):
         # Written by hand it may be no connection; its user is not known to be ours then.
         with suppress(SecretFormatError):

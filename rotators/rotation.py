@@ -496,10 +496,14 @@ def _finish(run: Invocation, managed: Managed, admin: AdminSession, status: Stat
     if state is None:
         raise UnfinishedError(f"secret {managed.secret.name!r}: its state tag was taken away meanwhile")
     done = dataclasses.replace(state, pending=())
+    failure: RotationError | None = None
     if state.revokes and state.retired is None:
-        with run.step("revoke"), _unfinished_on_failure():
-            revoke(run, managed, admin, state)
-        done = dataclasses.replace(done, retired=run.systems.now())
+        try:
+            with run.step("revoke"), _unfinished_on_failure():
+                revoke(run, managed, admin, state)
+            done = dataclasses.replace(done, retired=run.systems.now())
+        except RotationError as error:
+            failure = error  # what is locked out already fails in Airflow, which must not wait for the rest
     airflow: AirflowReport | None = None
     if "refresh" in state.pending:
         with run.step("refresh"):
@@ -507,6 +511,8 @@ def _finish(run: Invocation, managed: Managed, admin: AdminSession, status: Stat
         run.warn(*airflow.warnings)
         if airflow.status in ("pending", "refused"):
             done = dataclasses.replace(done, pending=("refresh",))
+    if failure is not None:
+        raise failure
     if done != state:
         with run.step("note"):
             try:
@@ -518,7 +524,7 @@ def _finish(run: Invocation, managed: Managed, admin: AdminSession, status: Stat
 
 def _refresh(run: Invocation, managed: Managed, state: RotationState) -> AirflowReport:
     """Refresh; an Airflow that is down delays this and never undoes the rotation, so nothing is raised."""
-    rotated = rotated_connection(managed, state)
+    rotated = rotated_connection(managed, state, usable_since=run.usable_since)
     if run.systems.airflow is None or rotated is None:
         return AirflowReport("none")
     try:
@@ -531,8 +537,13 @@ def _refresh(run: Invocation, managed: Managed, state: RotationState) -> Airflow
         return AirflowReport("pending", warnings=(str(run.fault(error)),))
 
 
-def rotated_connection(managed: Managed, state: RotationState) -> RotatedConnection | None:
-    """Return what Airflow's module needs to know; None when Airflow has no part in this secret."""
+def rotated_connection(
+    managed: Managed, state: RotationState, *, usable_since: datetime | None = None
+) -> RotatedConnection | None:
+    """Return what Airflow's module needs to know; None when Airflow has no part in this secret.
+
+    `usable_since` is given where the version began to log in later than it was published.
+    """
     if managed.policy.connection_id is None:
         return None
     connection = managed.connection
@@ -547,8 +558,9 @@ def rotated_connection(managed: Managed, state: RotationState) -> RotatedConnect
         users=frozenset(managed.users),
         rotation_id=state.id,
         version=managed.secret.version,
-        # `created` is cut to whole seconds; a try that began in that second may have read the version before.
-        published_at=managed.secret.created + timedelta(seconds=1),
+        # `created` is cut to whole seconds; a try that began in that second may have read the version before. And one
+        # that began before the database followed was refused with the current one.
+        published_at=max(managed.secret.created + timedelta(seconds=1), usable_since or managed.secret.created),
         dags=managed.policy.dags,
     )
 

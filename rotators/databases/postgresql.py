@@ -454,17 +454,18 @@ class _PostgreSQLSession(_Statements):
             )
 
     def look(self, users: Collection[str], *, lock: str) -> Users:
+        users = _possible(users)
         locks, roles, sessions = self.run_all(
             "looking for the lock of this rotation, and looking up users",
             f"{_LOCK_QUERY}; {_ROLES_QUERY}; {_SESSIONS_QUERY}",
             lock=_lock_number(lock),
-            users=list(users),
+            users=users,
         )
         self._refuse_unless(locks)
         return Users(_roles(roles), {user: _sessions(sessions, user) for user in users})
 
     def roles(self, users: Collection[str]) -> dict[str, Role]:
-        return _roles(self.run("looking up users", _ROLES_QUERY, users=list(users)))
+        return _roles(self.run("looking up users", _ROLES_QUERY, users=_possible(users)))
 
     def sessions(self, user: str) -> tuple[UserSession, ...]:
         return _sessions(self.run(f"looking up the sessions of {user!r}", _SESSIONS_QUERY, users=[user]), user)
@@ -678,6 +679,11 @@ def _login_failure(
     return LoginRefusedError(
         f"{failed}; correct what the secret says, or in the database the user's password, LOGIN and VALID UNTIL"
     )
+
+
+def _possible(users: Collection[str]) -> list[str]:
+    """Return those that there may be: the server would cut a longer name off, and find another user."""
+    return [user for user in users if len(user.encode()) <= MAX_NAME_BYTES]
 
 
 def _roles(rows: list[tuple[Any, ...]]) -> dict[str, Role]:

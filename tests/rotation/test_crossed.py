@@ -11,11 +11,14 @@ import pytest
 from rotators import access, rotation
 from rotators.dispatch import deliver, sweep
 from rotators.doctor import examine
-from rotators.errors import LoginRefusedError, PolicyError, TransientError
+from rotators.errors import LoginRefusedError, PolicyError, TransientError, VaultRefusedError
+from rotators.policy import read_state
+from rotators.retirement import retire
 from rotators.rotation import rotate
 from rotators.vault import Vault
 from sandbox.postgresql import PostgreSQL
 from tests.everything import Everything
+from tests.rotation.test_promises import FakeAirflow
 from tests.versions import VERSIONS, older_server
 from tests.world import ADMIN_SECRET, World, logs_in, user_of, world
 
@@ -81,6 +84,20 @@ def test_a_revocation_that_was_cut_off_goes_on_behind_a_version_by_hand(
     deliver(here.systems, here.event(NEW, name))
     assert not logs_in(leaked)
     assert here.logs_in(name)
+
+
+def test_airflow_does_not_wait_for_a_revocation_that_is_not_done(here: World) -> None:
+    """P5: the leaked user is locked out already, so that its tasks fail; the old version cannot be disabled."""
+    airflow = FakeAirflow()
+    there = here.app(airflow=airflow)
+    name = here.alternating()
+    leaked = here.value(name)
+    here.vault.fail(method="PATCH", path=f"/secrets/{name}/", status=403, times=None)
+    with pytest.raises(VaultRefusedError):
+        rotate(there.systems, there.trigger(name, revoke=True))
+    assert [one.credential.user for one in airflow.refreshed] == [here.user_of(name)]
+    assert not logs_in(leaked)
+    assert read_state(here.tags(name)).is_unfinished  # type: ignore[union-attr]
 
 
 # -- The admin's own rotation ------------------------------------------------------------------------------------
@@ -172,6 +189,57 @@ def test_another_user_in_the_secret_meanwhile_is_tried_again(here: World, monkey
     rotate(here.systems, here.trigger(name))
     assert here.logs_in(name)
     assert len(here.versions(name)) == 3
+
+
+# -- After a person's version ------------------------------------------------------------------------------------
+
+
+def test_both_users_of_before_are_retired_when_a_person_wrote_a_third(here: World) -> None:
+    """P6: `Retired` means that what was there before no longer logs in."""
+    name = here.alternating()
+    rotate(here.systems, here.trigger(name))
+    here.clock.advance(timedelta(days=2))
+    sweep(here.app(topic=None).systems)
+    before = here.value(name)
+    here.vault.put(name, here.user(), tags=without_state(here, name))
+    deliver(here.systems, here.event(NEW, name))
+    here.topic.events.clear()
+    here.clock.advance(timedelta(days=2))
+    outcome = retire(here.systems, here.trigger(name, "sweep"))
+    assert outcome is not None
+    assert here.topic.types == ["Retired"]
+    assert not logs_in(before)
+    assert here.logs_in(name)
+
+
+def test_tasks_that_began_before_the_database_followed_are_healed(here: World) -> None:
+    """P5: they were refused with the current credential, and through no fault of theirs."""
+    airflow = FakeAirflow()
+    there = here.app(airflow=airflow)
+    name = here.alternating()
+    rotate(there.systems, there.trigger(name))
+    here.clock.advance(timedelta(days=2))
+    value = here.value(name)
+    here.vault.put(name, value.replace(value.split(":")[2].split("@")[0], "by-hand"), tags=without_state(here, name))
+    here.clock.advance(timedelta(minutes=5))
+    began = here.clock.now()
+    deliver(there.systems, here.event(NEW, name))
+    assert here.logs_in(name)
+    assert began <= airflow.refreshed[-1].published_at
+    assert airflow.refreshed[0].published_at < began - timedelta(days=1)
+
+
+def test_a_name_that_the_server_would_cut_off_is_nobodys(here: World) -> None:
+    """P7: 63 bytes and `_alt` are one user to the server, and that is the current one."""
+    value = here.server.create_user((user_of(here.user()) + "u" * 63)[:63])
+    name = here.single(value, rotation_admin=ADMIN_SECRET)
+    rotate(here.systems, here.trigger(name))
+    tags = {**here.tags(name), "rotation-strategy": "alternating-users"}
+    here.systems.vault.write_tags(name, here.vault.current(name).version, tags)
+    here.make_due()
+    (outcome,) = [one for one in sweep(here.app(topic=None).systems) if one.secret == name]
+    assert "is longer than PostgreSQL's 63 bytes" in outcome.reason
+    assert here.logs_in(name)
 
 
 # -- Whose user it is --------------------------------------------------------------------------------------------
