@@ -201,6 +201,7 @@ def _rotate_alternating_users(
             return run.skipped(managed.secret, policy, Skip("in use", in_use(user, sessions)))
         if sessions:
             run.warn(in_use(user, sessions))
+        _warn_of_settings(run, managed.pair, users)
         if not _is_claimed(managed.user, roles):
             _prove_ownership(managed)
     if run.trigger.dry_run:
@@ -220,6 +221,15 @@ def _rotate_alternating_users(
         published = _publish(run, managed, admin, new, locked_at=verified_from)
         following = dataclasses.replace(following, secret=published)
     return _finish_if_newest(run, following, admin, decision)
+
+
+def _warn_of_settings(run: Invocation, pair: tuple[str, str], users: Users) -> None:
+    """Say what sessions of the two begin with differently: tasks would find it changed at each rotation."""
+    first, second = pair
+    if first not in users.roles or second not in users.roles:
+        return  # who is made gets the settings of the other
+    if names := sorted({name for name, _ in users.settings[first] ^ users.settings[second]}):
+        run.warn(f"{first!r} and {second!r} have different settings ({', '.join(names)}): ALTER ROLE one of them")
 
 
 def apply_to_other_user(

@@ -42,10 +42,15 @@ class UserSession:
 
 @dataclass(frozen=True, slots=True)
 class Users:
-    """What there is of the users that were asked for: the roles, and the sessions that are open, each by name."""
+    """What there is of the users that were asked for: the roles, and the sessions that are open, each by name.
+
+    `settings` are what their sessions begin with: the name of each, and a text with its value and the database where
+    it counts. The role that they begin as is not among them.
+    """
 
     roles: Mapping[str, Role]
     sessions: Mapping[str, tuple[UserSession, ...]]
+    settings: Mapping[str, frozenset[tuple[str, str]]]
 
 
 class AdminSession(AbstractContextManager["AdminSession"], Protocol):
@@ -64,7 +69,7 @@ class AdminSession(AbstractContextManager["AdminSession"], Protocol):
         """Raise TransientError unless this session still holds the lock of `key`: one round trip."""
 
     def look(self, users: Collection[str], *, lock: str) -> Users:
-        """Do `assert_locked` of the key `lock`, `roles` and `sessions`, all in one round trip."""
+        """Do `assert_locked` of the key `lock`, `roles` and `sessions`, and read settings: all in one round trip."""
 
     def roles(self, users: Collection[str]) -> dict[str, Role]:
         """Return those of `users` that exist, by name: one round trip."""

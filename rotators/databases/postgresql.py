@@ -164,6 +164,11 @@ _HINDRANCES_QUERY = """
         LEFT JOIN pg_database d ON d.datname = %(database)s LEFT JOIN pg_roles f ON f.rolname = %(acts_as)s
     WHERE r.rolname = %(user)s
 """
+_ALL_SETTINGS_QUERY = """
+    SELECT r.rolname, split_part(setting, '=', 1), concat(setting, ' ', s.setdatabase)
+    FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) setting
+    WHERE r.rolname = ANY({users}) AND setting NOT LIKE 'role=%'
+"""
 _MAY_END_QUERY = """
     SELECT pg_has_role('pg_signal_backend', 'USAGE')
         OR EXISTS (SELECT FROM pg_roles WHERE rolname = %s AND pg_has_role(oid, 'USAGE'))
@@ -455,14 +460,18 @@ class _PostgreSQLSession(_Statements):
 
     def look(self, users: Collection[str], *, lock: str) -> Users:
         users = _possible(users)
-        locks, roles, sessions = self.run_all(
+        locks, roles, sessions, settings = self.run_all(
             "looking for the lock of this rotation, and looking up users",
-            f"{_LOCK_QUERY}; {_ROLES_QUERY}; {_SESSIONS_QUERY}",
+            f"{_LOCK_QUERY}; {_ROLES_QUERY}; {_SESSIONS_QUERY}; {_ALL_SETTINGS_QUERY}",
             lock=_lock_number(lock),
             users=users,
         )
         self._refuse_unless(locks)
-        return Users(_roles(roles), {user: _sessions(sessions, user) for user in users})
+        return Users(
+            _roles(roles),
+            {user: _sessions(sessions, user) for user in users},
+            {user: frozenset((name, text) for of, name, text in settings if of == user) for user in users},
+        )
 
     def roles(self, users: Collection[str]) -> dict[str, Role]:
         return _roles(self.run("looking up users", _ROLES_QUERY, users=_possible(users)))

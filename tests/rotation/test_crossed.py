@@ -242,6 +242,23 @@ def test_a_name_that_the_server_would_cut_off_is_nobodys(here: World) -> None:
     assert here.logs_in(name)
 
 
+def test_settings_that_differ_between_the_two_users_are_told(here: World) -> None:
+    """They are copied when the second is made; from one rotation to the next tasks would find another `search_path`."""
+    name = here.alternating()
+    first = here.user_of(name)
+    here.server.execute(f'ALTER ROLE "{first}" SET statement_timeout = 5000')
+    assert rotate(here.systems, here.trigger(name)).warnings == ()
+    assert rotate(here.systems, here.trigger(name, force=True)).warnings == ()
+    here.server.execute(f'ALTER ROLE "{first}" SET search_path = reporting, public')
+    here.server.execute(f'ALTER ROLE "{first}" IN DATABASE postgres SET statement_timeout = 7000')
+    for trigger in (here.trigger(name, force=True, dry_run=True), here.trigger(name, force=True)):
+        (warning,) = rotate(here.systems, trigger).warnings
+        assert f"'{first}' and '{first}_alt' have different settings (search_path, statement_timeout)" in warning
+    here.server.execute(f'ALTER ROLE "{first}_alt" SET search_path = reporting, public')
+    here.server.execute(f'ALTER ROLE "{first}_alt" IN DATABASE postgres SET statement_timeout = 7000')
+    assert rotate(here.systems, here.trigger(name, force=True)).warnings == ()
+
+
 # -- Whose user it is --------------------------------------------------------------------------------------------
 
 
