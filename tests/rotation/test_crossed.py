@@ -257,6 +257,9 @@ def test_settings_that_differ_between_the_two_users_are_told(here: World) -> Non
     here.server.execute(f'ALTER ROLE "{first}_alt" SET search_path = reporting, public')
     here.server.execute(f'ALTER ROLE "{first}_alt" IN DATABASE postgres SET statement_timeout = 7000')
     assert rotate(here.systems, here.trigger(name, force=True)).warnings == ()
+    here.server.execute(f'ALTER ROLE "{first}" SET lock_timeout = 1000')
+    here.server.execute(f'ALTER ROLE "{first}_alt" IN DATABASE postgres SET lock_timeout = 1000')
+    assert "(lock_timeout)" in rotate(here.systems, here.trigger(name, force=True)).warnings[0]
 
 
 # -- Whose user it is --------------------------------------------------------------------------------------------
