@@ -5,7 +5,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Literal
 
@@ -17,8 +17,9 @@ from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, 
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
 from rotators.events import LONGEST_QUOTED, REQUESTED, EventIn, EventOut, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
-from rotators.outcome import Outcome, timestamp
+from rotators.outcome import AirflowReport, Outcome, timestamp
 from rotators.policy import RotationPolicy, RotationState, read_policy
+from rotators.reconciliation import write_state
 from rotators.retirement import is_to_retire, retire
 from rotators.rotation import current_of, rotate, rotated_connection
 from rotators.systems import Systems
@@ -239,14 +240,30 @@ def _retry_failed_again(systems: Systems, in_grace: list[SecretVersion]) -> None
         reports = guarded("the search for failed tasks", systems.airflow.retry_failed, connections)
     except RotationError as error:
         write_log(logging.WARNING, "search failed", reason=str(error))
-        return
+        reports = {}
     for name, (managed, state) in searched.items():
-        again = reports[name]
-        if again.retried or again.warnings:
-            run = Invocation(systems, Trigger(kind="sweep", secret=name, id=state.id, by="timer"))
-            run.warn(*again.warnings)
-            outcome = run.outcome(managed, "resumed", "searched again", state=state, airflow=again)
-            report(systems, outcome, "AirflowRefreshed")
+        _tell_of_search(systems, managed, state, reports.get(name))
+
+
+def _tell_of_search(systems: Systems, managed: Managed, state: RotationState, again: AirflowReport | None) -> None:
+    """Report what was found; `again` is None where nothing could be searched."""
+    if again is None or again.status in ("pending", "refused"):
+        _note_the_last_search(systems, managed, state)
+    if again is not None and (again.retried or again.warnings):
+        run = Invocation(systems, Trigger(kind="sweep", secret=managed.secret.name, id=state.id, by="timer"))
+        run.warn(*again.warnings)
+        outcome = run.outcome(managed, "resumed", "searched again", state=state, airflow=again)
+        report(systems, outcome, "AirflowRefreshed")
+
+
+def _note_the_last_search(systems: Systems, managed: Managed, state: RotationState) -> None:
+    """Let a refresh be pending where the grace is over before the next sweep: who is down just then, is asked later."""
+    if state.is_unfinished or state.at + managed.policy.grace > next(systems.settings.sweeps(systems.now())):
+        return
+    try:
+        write_state(systems, managed.secret, replace(state, pending=("refresh",)))
+    except RotationError as error:
+        write_log(logging.WARNING, "search passed over", secret=managed.secret.name, reason=str(error))
 
 
 def _rotated_before(systems: Systems, name: str) -> tuple[RotatedConnection, Managed, RotationState] | None:

@@ -124,6 +124,48 @@ def test_what_the_sweep_hands_out_is_read_side_by_side(here: World) -> None:
     assert here.topic.types == ["Requested"] * 2
 
 
+@pytest.mark.parametrize("status", ["down", "pending", "refused"])
+def test_the_last_search_of_a_grace_is_not_forgotten(here: World, status: str) -> None:
+    """P5: an Airflow that is down just then is asked when it is there again; the old credential stays until then."""
+    airflow = Searched()
+
+    def sweeping(schedule: str) -> World:
+        settings = dataclasses.replace(here.systems.settings, sweep_schedule=schedule)
+        return here.app(topic=None, airflow=airflow, settings=settings)
+
+    often, seldom = sweeping("0 * * * * *"), sweeping("0 0 0 1 1 *")
+    name = here.alternating(rotation_grace="24h")
+    old = here.value(name)
+    rotate(often.systems, here.trigger(name))
+    here.clock.advance(timedelta(hours=23, minutes=50))
+    airflow.status = status
+    sweep(often.systems)
+    assert pending(here, name) == ()
+    sweep(seldom.systems)
+    assert pending(here, name) == ("refresh",)
+    airflow.failure = TransientError("Airflow is down")
+    here.clock.advance(timedelta(minutes=30))
+    sweep(often.systems)
+    assert pending(here, name) == ("refresh",)
+    assert logs_in(old)
+    airflow.failure, refreshed = None, len(airflow.refreshed)
+    for _ in range(2):
+        sweep(often.systems)
+    assert (pending(here, name), len(airflow.refreshed)) == ((), refreshed + 1)
+    assert not logs_in(old)
+
+
+class Searched(FakeAirflow):
+    """Answers a search by its status."""
+
+    status = "healed"
+
+    def retry_failed(self, rotated: Sequence[RotatedConnection]) -> dict[str, AirflowReport]:
+        if self.status == "down":
+            raise TransientError("Airflow is down")
+        return {one.secret: AirflowReport(self.status) for one in rotated}  # type: ignore[arg-type]
+
+
 def test_what_airflow_is_searched_for_is_read_side_by_side(here: World) -> None:
     """As the sweep does with what it hands out."""
     airflow = FakeAirflow()
