@@ -45,9 +45,7 @@ def _connect() -> Systems | SettingsError:
     try:
         return connect()
     except SettingsError as error:
-        complaint = error
-    logging.getLogger("rotators").error("%s", complaint)
-    return complaint
+        return error
 
 
 _systems = _connect()
@@ -56,6 +54,8 @@ _systems = _connect()
 def systems() -> Systems:
     """Return the outside systems. Raise SettingsError, at each call, when the app settings are wrong."""
     if isinstance(_systems, SettingsError):
+        # At import it would be lost: the host drops what is logged outside of an invocation.
+        logging.getLogger("rotators").error("%s", _systems)
         raise SettingsError(_systems.complaints)
     return _systems
 

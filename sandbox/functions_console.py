@@ -58,7 +58,11 @@ class Console:
 
 
 class LogHandler(logging.Handler):
-    """Sends what Python code logs to the console, under the function on whose behalf it was logged."""
+    """Sends what Python code logs to the console, under the function on whose behalf it was logged.
+
+    What no running invocation logged is dropped, as the real host does (`GrpcWorkerChannel.Log`): while
+    function_app.py is imported, in a thread of the app's own, after the end of a run.
+    """
 
     def __init__(self, console: Console, function_of: Callable[[str | None], str | None]) -> None:
         super().__init__()
@@ -80,7 +84,7 @@ class LogHandler(logging.Handler):
         elif function:
             category = f"Function.{function}.User"
         else:
-            category = "Function"  # while function_app.py is imported, or in a thread of the app's own
+            return
         self._console.log(_level(record.levelno), category, message)
 
 

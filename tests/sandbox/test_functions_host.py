@@ -72,6 +72,27 @@ def test_log_line_carries_level_and_function(host: FunctionsHost) -> None:
     )
 
 
+def test_line_without_an_invocation_is_dropped(tmp_path: Path) -> None:
+    """As the real host does: what is logged at import, or in a thread that does not know its invocation."""
+    source = """
+import logging, threading, azure.functions as func
+app = func.FunctionApp(http_auth_level=func.AuthLevel.ANONYMOUS)
+logging.error("at import")
+@app.route("log")
+def log(req: func.HttpRequest) -> str:
+    thread = threading.Thread(target=logging.error, args=("in a thread",))
+    thread.start()
+    thread.join()
+    logging.error("in the function")
+    return "x"
+"""
+    with FunctionsHost(app(tmp_path, source)) as host:
+        host.http("GET", "/api/log")
+        host.wait_for_output(r"Error Function\.log\.User: in the function")
+        assert "at import" not in host.output()
+        assert "in a thread" not in host.output()
+
+
 @pytest.mark.parametrize(
     ("method", "path", "expected"),
     [
