@@ -1,10 +1,10 @@
 """`make sandbox`: start everything, say what to try, and stay up until Ctrl-C."""
 
-import signal
 import sys
 import time
 from contextlib import suppress
 
+from sandbox.ending import end_when_asked
 from sandbox.laptop import CRM, LAKE, WAREHOUSE, Laptop
 
 APP = "http://localhost:7071"
@@ -42,9 +42,7 @@ Ctrl-C ends everything.
 
 
 def main() -> int:
-    # A shell that starts this in the background has Ctrl-C ignored.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.default_int_handler)
+    end_when_asked()
     print("Starting PostgreSQL, the Key Vault stand-in and Airflow (20 s, more the first time) ...", flush=True)
     with suppress(KeyboardInterrupt), Laptop() as laptop:
         file = laptop.write_local_settings()

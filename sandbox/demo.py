@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from sandbox.airflow_server import ROOT
+from sandbox.ending import end_when_asked
 from sandbox.functions_host import FunctionsHost
 from sandbox.laptop import CRM, LAKE, WAREHOUSE, Laptop
 
@@ -79,6 +80,16 @@ class Reader(threading.Thread):
 
 
 def main() -> int:
+    end_when_asked()
+    try:
+        return 0 if play() else 1
+    except KeyboardInterrupt:
+        print("\nStopped.")
+        return 130  # what a shell makes of Ctrl-C
+
+
+def play() -> bool:
+    """Tell the stories; return whether all was as promised."""
     story = Story()
     print("Credential rotation for Airflow on Azure, on this machine: PostgreSQL and Airflow are real; Key Vault and")
     print("Event Grid are stand-ins that the unmodified Azure SDK talks to; Microsoft's worker library runs the app.")
@@ -98,7 +109,7 @@ def main() -> int:
             story.check(
                 "no password and no token is in the app's log", not any(s in output for s in passwords | tokens)
             )
-    return 0 if story.summary() else 1
+    return story.summary()
 
 
 def near_expiry(story: Story, laptop: Laptop, app: FunctionsHost) -> None:
