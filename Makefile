@@ -4,6 +4,8 @@
 
 UV_VERSION := 0.13.9
 export UV := $(or $(shell command -v uv 2>/dev/null),$(CURDIR)/.tools/bin/uv)
+# A rule cannot name a path with a space, so it names ours by a relative one; recipes say "$$UV".
+OWN_UV := $(if $(shell command -v uv 2>/dev/null),,.tools/bin/uv)
 PYTHON := .venv/bin/python
 SOURCES := function_app.py rotators sandbox tests benchmarks
 
@@ -41,7 +43,7 @@ check: .venv/.ready ## ruff, strict types, and the tests that need no server: ru
 
 # In an environment of its own, so that .venv stays what the tests need.
 docs: .venv/.ready ## the pages as a site with a search, in site/: dead links are errors, and what it would load from elsewhere
-	@$(UV) run --quiet --frozen --isolated --only-group docs zensical build --strict --clean
+	@"$$UV" run --quiet --frozen --isolated --only-group docs zensical build --strict --clean
 	@$(PYTHON) -m tests.built_site
 
 readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS="--help" says how else)
@@ -49,7 +51,7 @@ readers: .venv/.ready ## eight readers without pause over 500 rotations (READERS
 
 # In an environment of its own, too, and not in that of the demo: what AWS's side needs is much.
 bench: .venv/.ready ## how fast it is, beside AWS's rotation function and a naive one: ratios, in benchmarks/results.md
-	@$(UV) run --quiet --frozen --isolated --group bench python -m benchmarks $(BENCH)
+	@"$$UV" run --quiet --frozen --isolated --group bench python -m benchmarks $(BENCH)
 
 # Each hash the same in every run, so that each run ends the same.
 mutants: .venv/.ready ## how strong the tests of the pure modules are: mutation testing, 5 minutes or more
@@ -61,25 +63,25 @@ browser: .venv/.ready ## install Debian's Chromium, if there is no browser yet a
 	apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium \
 	>/dev/null; fi || echo 'Chromium could not be installed: the tests of the dashboard will say so' >&2
 
-lock: $(UV) ## take newer versions of what we depend on
-	$(UV) lock --upgrade
-	$(UV) pip compile -q --upgrade --python-version 3.13 --no-emit-index-url --custom-compile-command 'make lock' \
+lock: $(OWN_UV) ## take newer versions of what we depend on
+	"$$UV" lock --upgrade
+	"$$UV" pip compile -q --upgrade --python-version 3.13 --no-emit-index-url --custom-compile-command 'make lock' \
 		sandbox/airflow/requirements.in -o sandbox/airflow/requirements.txt
 	$(MAKE) requirements
 
-requirements: $(UV) ## write requirements.txt, what is deployed, from uv.lock (EXTRAS=telemetry: see docs/telemetry.md)
+requirements: $(OWN_UV) ## write requirements.txt, what is deployed, from uv.lock (EXTRAS=telemetry: see docs/telemetry.md)
 	@{ echo '# What is deployed: made from uv.lock by `make requirements`.'; \
-	   $(UV) export --quiet --frozen --no-dev --no-emit-project --no-header --format requirements-txt \
+	   "$$UV" export --quiet --frozen --no-dev --no-emit-project --no-header --format requirements-txt \
 	   $(foreach extra,$(EXTRAS),--extra $(extra)); } > $@.tmp
 	@mv $@.tmp requirements.txt
 
 clean: ## remove what the other commands made
 	rm -rf .venv .sandbox .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis mutants site local.settings.json
 
-.venv/.ready: uv.lock pyproject.toml .python-version | $(UV)
-	@$(UV) sync --quiet --frozen
+.venv/.ready: uv.lock pyproject.toml .python-version | $(OWN_UV)
+	@"$$UV" sync --quiet --frozen
 	@touch $@
 
-$(CURDIR)/.tools/bin/uv:
+.tools/bin/uv:
 	@python3 -m venv .tools
 	@.tools/bin/python -m pip install --quiet uv==$(UV_VERSION)

@@ -146,8 +146,9 @@ GIVEN_OUT = {
     "DEAD_LETTER_CONTAINER": "dead-letters",
     "SUBJECT_BEGINS_WITH": "airflow-connections-",
 }
-# Writes down what it is asked, a line each; shows the function from the third time on.
+# Writes down what it is asked, a line each, with tabs between the words; shows the function from the third time on.
 AZ = """#!/bin/sh
+IFS="$(printf '\\t')"
 echo "$*" >> "$CALLS"
 fail() { echo "what Azure says" >&2; exit 3; }
 case "$1 $2" in
@@ -157,7 +158,10 @@ esac
 """
 
 
-def run_hook(folder: Path, *, script: str = AZ, **changes: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+def run_hook(
+    folder: Path, *, script: str = AZ, **changes: str
+) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:
+    """Run the hook; return what became of it, and the words of each command that it gave."""
     az = folder / "az"
     az.write_text(script)
     az.chmod(0o755)
@@ -165,22 +169,22 @@ def run_hook(folder: Path, *, script: str = AZ, **changes: str) -> tuple[subproc
     environment = GIVEN_OUT | {"PATH": f"{folder}:{os.environ['PATH']}", "CALLS": str(calls)}
     environment |= {"EVENTS_WAIT_SECONDS": "0", **changes}
     done = subprocess.run([INFRA / "events.sh"], env=environment, capture_output=True, text=True, check=False)  # noqa: S603 (ours)
-    return done, calls.read_text().splitlines() if calls.exists() else []
+    return done, [call.split("\t") for call in calls.read_text().splitlines()] if calls.exists() else []
 
 
 def test_the_hook_waits_for_the_function_and_then_subscribes(tmp_path: Path) -> None:
     """The order problem: a subscription before the function shows is refused."""
     done, calls = run_hook(tmp_path, SHOWN_AT="3")
     assert done.returncode == 0, done.stderr
-    assert [call.split()[0] for call in calls] == ["account", *["functionapp"] * 3, "deployment"]
-    words = calls[-1].split()
+    assert [call[0] for call in calls] == ["account", *["functionapp"] * 3, "deployment"]
+    words = calls[-1]
     assert words[words.index("--template-file") + 1] == str(INFRA / "events.bicep")
     assert words[words.index("--resource-group") + 1] == "rg-test"
 
 
 def test_the_hook_hands_over_every_parameter_of_the_subscriptions(tmp_path: Path) -> None:
     _, calls = run_hook(tmp_path)
-    passed = dict(word.split("=", 1) for word in calls[-1].split("--parameters ")[1].split())
+    passed = dict(word.split("=", 1) for word in calls[-1][calls[-1].index("--parameters") + 1 :])
     assert passed.keys() == read(INFRA / "events.bicep").parameters.keys()
     given = {
         value for name, value in GIVEN_OUT.items() if name not in {"AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP"}
@@ -215,7 +219,7 @@ def test_the_hook_gives_up_on_an_app_that_does_not_start(tmp_path: Path) -> None
     """It says where to look and what works meanwhile (P7)."""
     done, calls = run_hook(tmp_path, SHOWN_AT="9", EVENTS_ATTEMPTS="3")
     assert done.returncode == 1
-    assert {call.split()[0] for call in calls} == {"account", "functionapp"}
+    assert {call[0] for call in calls} == {"account", "functionapp"}
     assert done.stderr.startswith("what Azure says")
     assert "shows no function rotation_event; look at its log stream" in done.stderr
 
