@@ -13,7 +13,7 @@ param systemTopicResourceGroup string = resourceGroup().name
 param outcomeTopicName string
 
 @description('What the subject of a Key Vault event begins with. Blank takes all.')
-param subjectBeginsWith string = 'airflow-connections-'
+param subjectBeginsWith string = ''
 
 @description('Storage account with the dead letters, in this resource group.')
 param storageAccountName string

@@ -29,8 +29,8 @@ param rotatedSecrets string = ''
 @description('Names of the secrets that the app may only read, comma separated: those of database admins and of its user in Airflow. Counts together with rotatedSecrets.')
 param readSecrets string = ''
 
-@description('Key Vault events are taken of secrets whose names begin so; * takes all. The sweep needs no event.')
-param eventSubjectPrefix string = 'airflow-connections-'
+@description('Key Vault events are taken of secrets whose names begin so. Blank: of all. The sweep rotates without events; a version written by hand gets the tags of the one before, and is mended, by its event alone.')
+param eventSubjectPrefix string = ''
 
 // -- The network
 
@@ -57,7 +57,7 @@ param alertEmail string = ''
 @description('Send OpenTelemetry traces and metrics too; needs requirements.txt with EXTRAS=telemetry (docs/telemetry.md).')
 param openTelemetry bool = false
 
-// -- App settings, by the names in the README's table. Blank: the program's default.
+// -- App settings, by the names in docs/reference.md. Blank: the program's default.
 
 @description('AIRFLOW_URL: the Airflow 3 API server. Blank: Airflow is not refreshed.')
 param airflowUrl string = ''
@@ -301,7 +301,7 @@ output STORAGE_ACCOUNT_NAME string = storage.outputs.name
 output DEAD_LETTER_CONTAINER string = storage.outputs.deadLetterContainer
 
 @description('What the subject of an event begins with; blank takes all.')
-output SUBJECT_BEGINS_WITH string = eventSubjectPrefix == '*' ? '' : eventSubjectPrefix
+output SUBJECT_BEGINS_WITH string = eventSubjectPrefix
 
 @description('Name of the identity: the login of entra admins in PostgreSQL.')
 output ROTATOR_IDENTITY_NAME string = identity.outputs.name

@@ -98,7 +98,7 @@ class Laptop:
         Raise ValueError or OSError while the app does not answer.
         """
         url = f"{app_url}/runtime/webhooks/EventGrid?functionName=rotation_event"
-        self.event_grid.subscribe(url, name="key-vault", subject_begins_with="airflow-connections-")
+        self.event_grid.subscribe(url, name="key-vault")
         self.event_grid.subscribe(url, name="requested", source="topic", event_types=["SecretRotation.Requested"])
 
     def write_local_settings(self) -> Path:

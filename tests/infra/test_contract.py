@@ -224,6 +224,21 @@ def test_a_subscription_asks_for_the_events_that_the_function_takes(name: str) -
     assert at(properties, "deadLetterWithResourceIdentity", "deadLetterDestination", "endpointType") == "StorageBlob"
 
 
+def test_events_are_taken_of_every_secret_unless_it_is_said_otherwise() -> None:
+    """A prefix of its own follows no setting, and only the event of a new version lets it inherit the policy."""
+    (subscription,) = (
+        r for r in read(INFRA / "modules" / "vault-subscription.bicep").resources if r.symbol == "subscription"
+    )
+    prefix = at(subscription.body, "properties", "filter", "subjectBeginsWith")
+    assert isinstance(prefix, Expression)
+    assert prefix.text == "subjectBeginsWith"
+    events = read(INFRA / "events.bicep")
+    assert {p.default for p in (MAIN.parameters["eventSubjectPrefix"], events.parameters["subjectBeginsWith"])} == {
+        "''"
+    }
+    assert MAIN.outputs["SUBJECT_BEGINS_WITH"].default == "eventSubjectPrefix"
+
+
 def test_the_event_types_are_those_that_the_program_knows() -> None:
     """In the source of `events.py`, which takes them in any case."""
     source = (ROOT / "rotators" / "events.py").read_text()
