@@ -88,7 +88,7 @@ param airflowMaxExamined string = ''
 @description('AIRFLOW_CONNECTIONS_PREFIX: as in Airflow\'s secrets backend.')
 param airflowConnectionsPrefix string = ''
 
-@description('ROTATION_SWEEP_SCHEDULE: NCRONTAB, UTC. Slower than hourly, the alert on a sweep that did not run has to be changed.')
+@description('ROTATION_SWEEP_SCHEDULE: NCRONTAB, UTC. Slower than every 20 minutes, the alerts have to be changed (docs/alerts.md).')
 param rotationSweepSchedule string = ''
 
 @description('ROTATION_CONCURRENCY: secrets at a time in one sweep.')
