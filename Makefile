@@ -20,6 +20,8 @@ sandbox: .venv/.ready ## start all of that and keep it up, to try things by hand
 
 # A variable that is set wins over local.settings.json, and this one would hide the sandbox's own authority.
 start: .venv/.ready ## run the app on the sandbox (with func, if it is installed)
+	@[ -e local.settings.json ] || \
+	{ echo 'There is no local.settings.json: start `make sandbox` in another terminal first' >&2; exit 1; }
 	@unset REQUESTS_CA_BUNDLE; if command -v func >/dev/null 2>&1; then . .venv/bin/activate && func start; \
 	else $(PYTHON) -m sandbox.functions_host; fi
 

@@ -35,7 +35,8 @@ Now, in another terminal:
 
   curl -s -X POST {app}/admin/functions/rotation_sweep -H "x-functions-key: $MASTER" \\
        -H 'Content-Type: application/json' -d '{{"input": ""}}'
-      the timer: {lake} never raises an event, so the sweep rotates it
+      the timer: {lake} never raises an event, so the sweep rotates it (with func, which needs Azurite for
+      timers, the timer is off, and this is how the sweep runs)
 
 Ctrl-C ends everything.
 """

@@ -1,6 +1,7 @@
 """Everything a rotation needs, on one laptop: Key Vault, Event Grid, PostgreSQL, Airflow, and secrets in them."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -104,6 +105,9 @@ class Laptop:
     def write_local_settings(self) -> Path:
         """Write `local.settings.json`, which `func start` and the sandbox's host read; git ignores it."""
         values = {"FUNCTIONS_WORKER_RUNTIME": "python", "AzureWebJobsStorage": "UseDevelopmentStorage=true"}
+        if shutil.which("func"):
+            # The real host keeps a timer's lock in a storage account; without Azurite the timer could not start.
+            values["AzureWebJobs.rotation_sweep.Disabled"] = "true"
         file = ROOT / "local.settings.json"
         file.touch(mode=0o600)
         file.write_text(json.dumps({"IsEncrypted": False, "Values": {**values, **self.settings()}}, indent=2) + "\n")
