@@ -16,6 +16,7 @@ from rotators.batch import Answered
 from rotators.decision import LONGEST_REASON
 from rotators.errors import BadRequestError
 from rotators.openapi import document
+from tests.unit.test_docs import ROOT
 from tests.unit.test_structure import TRIGGERS
 
 
@@ -53,6 +54,15 @@ def test_every_route_is_in_the_document_and_every_operation_is_a_route() -> None
         described[operation["x-function"]] = path, methods | {method}, level.value
     assert routes() == described
     assert described.keys() == TRIGGERS - {"rotation_event", "rotation_sweep"}
+
+
+def test_the_page_has_the_statuses_of_what_rotates() -> None:
+    """But for a key that is wrong and a fault of the program, which every route has."""
+    page = (ROOT / "docs" / "http.md").read_text()
+    for path in ("/secrets/{name}/rotate", "/rotations"):
+        (row,) = re.findall(rf"^\| `POST /api{re.escape(path)}` \|(.*)$", page, re.MULTILINE)
+        answers = document()["paths"][path]["post"]["responses"].keys()
+        assert set(re.findall(r"\b[2-5]\d\d\b", row)) == answers - {"401", "500"}, path
 
 
 def test_every_operation_says_what_can_go_wrong() -> None:
