@@ -149,6 +149,8 @@ def is_ours(note: str | None) -> bool:
 def judge(log: Sequence[Mapping[str, Any]], task: FailedTask, rotated: RotatedConnection) -> Verdict:  # Any: JSON
     """Tell whether the try with this log failed on the old credential of this connection."""
     final = next((i for i in reversed(range(len(log))) if log[i].get("event") == FINAL_EVENT), None)
+    # Remote logs are uploaded after the task is marked as failed, a trigger's by another machine.
+    is_incomplete = final is None
     earlier = [error for entry in log[:final] for error in _errors(entry.get("error_detail"))]
     if final is not None:
         errors = list(_errors(log[final].get("error_detail")))
@@ -156,7 +158,10 @@ def judge(log: Sequence[Mapping[str, Any]], task: FailedTask, rotated: RotatedCo
             return _weigh(refused, task, rotated)
         if any(error.type == "TaskDeferralError" for error in errors):
             # The trigger failed in the triggerer, whose own entry has the cause; this one says only that it did.
-            return _weigh(_refused_logins(earlier, rotated.engine), task, rotated)
+            trigger = next((entry for entry in reversed(log) if _is_of_trigger(entry)), None)
+            is_incomplete = trigger is None
+            if trigger and (refused := _refused_logins(_errors(trigger.get("error_detail")), rotated.engine)):
+                return _weigh(refused, task, rotated)
     second_hand = [_Error("", str(entry.get("event"))) for entry in log if _is_second_hand(entry)]
     for errors, where in (
         (earlier, "the log has a refused login, but the task went on and failed with another error"),
@@ -164,8 +169,7 @@ def judge(log: Sequence[Mapping[str, Any]], task: FailedTask, rotated: RotatedCo
     ):
         if _weigh(_refused_logins(errors, rotated.engine), task, rotated).kind in ("ours", "suspected"):
             return Verdict("suspected", where)
-    if final is None:
-        # Remote logs are uploaded after the task is marked as failed.
+    if is_incomplete:
         return Verdict("unknown", "the log tells no cause (yet)")
     return OTHER
 
@@ -254,6 +258,12 @@ def _errors(detail: object) -> Iterator[_Error]:
         case {"exc_value": text, **rest}:
             yield _Error(str(rest.get("exc_type")), str(text))
             yield from _errors(rest.get("exceptions"))
+
+
+def _is_of_trigger(entry: Mapping[str, Any]) -> bool:  # Any: JSON
+    """Whether it is a trigger's error, in the triggerer's words; its clock may put it after the worker's entries."""
+    event = str(entry.get("event"))
+    return event.startswith("Trigger ") and "exited with error" in event
 
 
 def _is_second_hand(entry: Mapping[str, Any]) -> bool:  # Any: JSON

@@ -60,6 +60,14 @@ def said(text: str, logger: str) -> Entry:
     return {"event": text, "level": "info", "logger": logger}
 
 
+def triggered(cause: dict[str, object]) -> Entry:
+    return {**failed(cause, event="Trigger report/run/extract/-1/1 (ID 7) exited with error …"), "logger": None}
+
+
+HANDLED = failed(error(PSYCOPG2 + WRONG_PASSWORD), event="no warehouse, going on", logger="report")
+DEFERRED = failed(error("Trigger failure", "TaskDeferralError"))
+
+
 @pytest.mark.parametrize(
     ("text", "verdict"),
     [
@@ -151,26 +159,17 @@ def test_addresses_are_compared_when_all_hosts_are_addresses() -> None:
             ],
             "ours",
         ),
-        # a trigger in the triggerer
-        (
-            [
-                failed(
-                    error(PSYCOPG3 + WRONG_PASSWORD),
-                    event="Trigger report/run/extract/-1/1 (ID 7) exited with error …",
-                    logger="trigger",
-                ),
-                failed(error("Trigger failure", "TaskDeferralError")),
-            ],
-            "ours",
-        ),
+        # a trigger in the triggerer, whose clock may be ahead, and whose log may come later
+        ([triggered(error(PSYCOPG3 + WRONG_PASSWORD)), DEFERRED], "ours"),
+        ([DEFERRED, triggered(error(PSYCOPG3 + WRONG_PASSWORD))], "ours"),
+        ([triggered(error("the service answered 500", "ValueError")), DEFERRED], "other"),
+        ([said("Pausing task as DEFERRED. ", "task"), DEFERRED], "unknown"),
+        # which failed for another reason than what the task handled before, or is not known yet
+        ([HANDLED, triggered(error("the service answered 500", "ValueError")), DEFERRED], "suspected"),
+        ([HANDLED, triggered(error(PSYCOPG3 + WRONG_PASSWORD.replace("app", "me"))), DEFERRED], "other"),
+        ([HANDLED, DEFERRED], "suspected"),
         # logged, and followed by another error: was it handled?
-        (
-            [
-                failed(error(PSYCOPG2 + WRONG_PASSWORD), event="no warehouse, going on", logger="report"),
-                failed(error("division by zero", "ZeroDivisionError")),
-            ],
-            "suspected",
-        ),
+        ([HANDLED, failed(error("division by zero", "ZeroDivisionError"))], "suspected"),
         ([failed(error(PSYCOPG2 + WRONG_PASSWORD), event="no warehouse"), said("Task exited", "task")], "suspected"),
         # the final error counts, and what its callbacks log does not
         (
