@@ -15,8 +15,10 @@ from rotators.errors import RotationError, TransientError
 FAILED = ("failed", "upstream_failed")
 
 RUNS_AT_A_TIME = 4
-# A run that cannot be cleared is its own misfortune; more of them, and Airflow is in trouble.
+# A run that cannot be cleared is its own misfortune; more of them, and its DAG is in trouble. When that many DAGs fail
+# and nothing succeeds, which is more than are tried at a time, Airflow is.
 FAILED_RUNS = 3
+FAILED_DAGS = 2 * RUNS_AT_A_TIME
 
 # What these versions of Airflow brought to the call that clears tasks.
 PREVENTS_RUNNING = (3, 2)
@@ -40,30 +42,37 @@ def retry_runs(
     """Clear them in each of these runs, a few runs at a time; return what came of each.
 
     Rights are given for each DAG, and one that is broken gives 500: such an error is that run's alone. After a few of
-    the latter Airflow is left in peace: None is what comes of the runs that are left.
+    the latter the DAG is left in peace, and Airflow when several DAGs fail and nothing succeeds in between: None is
+    what comes of the runs that are left.
     """
-    failures: list[TransientError] = []
+    failures: list[str] = []
+    failing: set[str] = set()
 
-    def attempt[R](do: Callable[[], R]) -> R | RotationError | None:
-        if len(failures) > FAILED_RUNS:
+    def attempt[R](dag_id: str, do: Callable[[], R]) -> R | RotationError | None:
+        if failures.count(dag_id) > FAILED_RUNS or len(failing) >= FAILED_DAGS:
             return None
         try:
-            return do()
+            result = do()
         except TransientError as error:
-            failures.append(error)
+            failures.append(dag_id)
+            failing.add(dag_id)
             return error
         except RotationError as error:
             return error
+        failing.clear()
+        return result
 
     def retry(run: tuple[str, str]) -> Retried | RotationError | None:
         dag = dags[run[0]]
-        return attempt(lambda: _Run(session, *run).retry(runs[run], rotated, dag)) if isinstance(dag, _Dag) else dag
+        if not isinstance(dag, _Dag):
+            return dag
+        return attempt(run[0], lambda: _Run(session, *run).retry(runs[run], rotated, dag))
 
     by_dag: dict[str, list[FailedTask]] = defaultdict(list)
     for (dag_id, _), failed in runs.items():
         by_dag[dag_id] += failed
     with ThreadPoolExecutor(RUNS_AT_A_TIME, thread_name_prefix="airflow-run") as pool:
-        read = spread(pool, lambda dag_id: attempt(lambda: _read_dag(session, dag_id, by_dag[dag_id])), by_dag)
+        read = spread(pool, lambda dag_id: attempt(dag_id, lambda: _read_dag(session, dag_id, by_dag[dag_id])), by_dag)
         dags = dict(zip(by_dag, read, strict=True))
         return list(spread(pool, retry, runs))
 

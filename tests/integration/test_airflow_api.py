@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rotators import airflow_api, airflow_search
+from rotators import airflow_api, airflow_runs, airflow_search
 from rotators.airflow import Airflow, AirflowAccess, Copy, RotatedConnection
 from rotators.credential import Credential, Password
 from rotators.errors import AirflowRefusedError, RotationError, TransientError
@@ -356,6 +356,19 @@ def test_run_that_fails_stops_no_other(fake: FakeAirflow) -> None:
     report = fake.airflow().refresh(ROTATED)
     assert [run.dag_id for run in report.retried] == ["a", "c"]
     assert report.status == "pending"
+
+
+def test_dag_that_fails_is_left_in_peace_and_stops_no_other(fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many runs of it there are, and however many DAGs fail like it, with others that do not between (P5)."""
+    monkeypatch.setattr(airflow_runs, "RUNS_AT_A_TIME", 1)
+    monkeypatch.setattr(airflow_runs, "FAILED_DAGS", 3)
+    runs = [{**fake.row("bad-0"), "dag_run_id": f"run/{number:02}"} for number in range(9)]
+    rows = [*runs, *map(fake.row, ("a", "bad-1", "bad-2", "b", "bad-3", "bad-4", "c"))]
+    fake.page = lambda request, _rows: FakeAirflow.page(fake, request, rows)  # type: ignore[method-assign, assignment]
+    fake.trouble = lambda r: Response.json(500, {}) if "/dags/bad" in r.path and r.method == "POST" else None
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, [run.dag_id for run in report.retried]) == ("pending", ["a", "b", "c"])
+    assert len(fake.asked("POST", "/dags/bad-0/clearTaskInstances")) == airflow_runs.FAILED_RUNS + 1
 
 
 def test_airflow_that_goes_away_is_not_asked_for_each_run(fake: FakeAirflow) -> None:
