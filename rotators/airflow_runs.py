@@ -144,20 +144,20 @@ class _Run:
         ours = {task.key for task in failed}
         if dag.is_gone:
             return (), [f"{self._title}: the DAG is gone, so its failed tasks stay as they are"]
-        # With `include_downstream` the selection has tasks that failed for another reason too.
-        behind = self._clear(ours, include_downstream=True) or []
+        behind, remarks = self._behind(ours)
         wanted = {one.task for one in behind if one.task in ours or one.state == "upstream_failed"}
         # Whatever its state, what is selected besides is what belongs to them: setups and teardowns.
         around = (self._clear(wanted, only_failed=False) or []) if wanted else []
         helpers = {one.task for one in around} - wanted
         wanted = {one.task for one in around if one.task in wanted and one.state in FAILED}
         if not wanted & ours:
-            return (), []  # somebody else was faster
+            return (), remarks  # somebody else was faster
         if helpers and not self._is_over():
             return (), [
-                f"{self._title}: it has setups or teardowns and still runs; looked at again until the grace is over"
+                *remarks,
+                f"{self._title}: it has setups or teardowns and still runs; looked at again until the grace is over",
             ]
-        remarks = self._remarks(dag, failed)
+        remarks += self._remarks(dag, failed)
         of_persons = {one.task for one in around if one.note and not is_ours(one.note)}
         notes_at_once = self._session.supports >= TAKES_NOTE and not of_persons
         cleared = self._clear(
@@ -177,6 +177,28 @@ class _Run:
     def would_clear(self, task: Task) -> bool:
         """Whether this task could be cleared; nothing is."""
         return self._clear([task]) is not None
+
+    def _behind(self, ours: Iterable[Task]) -> tuple[list[_Selected], list[str]]:
+        """Return these tasks and what is behind them, what failed for another reason too, and remarks on those gone.
+
+        To a task that the newest version of the DAG does not have Airflow answers 500.
+        """
+        gone: set[str] = set()
+        try:
+            behind = self._clear(ours, include_downstream=True)
+        except TransientError:
+            gone = {task_id for task_id, _ in ours if not self._is_in_dag(task_id)}
+            if not gone:
+                raise
+            left = [task for task in ours if task[0] not in gone]
+            behind = self._clear(left, include_downstream=True) if left else None
+        return behind or [], [
+            f"{self._title}: task {task_id!r} is no longer in the DAG, so it stays as it is" for task_id in sorted(gone)
+        ]
+
+    def _is_in_dag(self, task_id: str) -> bool:
+        path = path_of("dags", self._dag_id, "tasks", task_id)
+        return self._session.call("GET", path, rights=READ_TASKS, expecting=(NOT_THERE,)).is_good
 
     def _clear(self, tasks: Iterable[Task], **how: object) -> list[_Selected] | None:
         """Clear these tasks, or with `dry_run` (the default) say which that would be; None if Airflow cannot."""

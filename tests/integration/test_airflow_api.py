@@ -371,6 +371,22 @@ def test_dag_that_fails_is_left_in_peace_and_stops_no_other(fake: FakeAirflow, m
     assert len(fake.asked("POST", "/dags/bad-0/clearTaskInstances")) == airflow_runs.FAILED_RUNS + 1
 
 
+def test_task_that_is_no_longer_in_the_dag_stays_as_it_is(fake: FakeAirflow) -> None:
+    """Airflow answers 500 to it, and would the next time; what else failed in the run is retried (P5)."""
+    tasks = [fake.row("report"), {**fake.row("report"), "task_id": "old"}, {**fake.row("other"), "task_id": "old"}]
+    fake.page = lambda request, _rows: FakeAirflow.page(fake, request, tasks)  # type: ignore[method-assign, assignment]
+
+    def trouble(request: Request) -> Response | None:
+        if request.path.endswith("/tasks/old"):
+            return Response.json(404, {})
+        return Response.json(500, {}) if request.method == "POST" and b'"old"' in request.body else None
+
+    fake.trouble = trouble
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, [run.tasks for run in report.retried]) == ("healed", [(("load", -1),)])
+    assert ["task 'old' is no longer in the DAG" in warning for warning in report.warnings] == [True, True]
+
+
 def test_airflow_that_goes_away_is_not_asked_for_each_run(fake: FakeAirflow) -> None:
     """When many runs fail, it is Airflow that is in trouble."""
     fake.dags = [f"dag-{number}" for number in range(20)]
