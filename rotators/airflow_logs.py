@@ -116,6 +116,11 @@ class FailedTask:
     def key(self) -> tuple[str, int]:
         return self.task_id, self.map_index
 
+    @property
+    def has_begun(self) -> bool:
+        """Else it has no log: whom a person marks as failed before it runs gets a start, and no try."""
+        return self.started is not None and self.try_number > 0
+
     def may_use(self, rotated: RotatedConnection) -> bool:
         """Whether its log is worth reading for this connection."""
         return not self.is_open or self.names(rotated)

@@ -22,7 +22,7 @@ from rotators.airflow_api import (
     understood,
 )
 from rotators.airflow_logs import OTHER, FailedTask, RotatedConnection, Verdict, judge
-from rotators.errors import TransientError
+from rotators.errors import AirflowRefusedError, RotationError
 from rotators.outcome import TaskRef
 
 ALL_TASKS = path_of("dags", EVERY_DAG, "dagRuns", EVERY_RUN, "taskInstances")
@@ -31,8 +31,9 @@ LOGS_AT_A_TIME = 4
 LOG_PAGES = 50
 # Ten searches that come to the default of AIRFLOW_MAX_EXAMINED; 3 MB.
 MOST_REMEMBERED = 20_000
-# A log that cannot be read is one task's misfortune; more of them, and Airflow is in trouble.
-UNREADABLE_LOGS = 3
+# A log that cannot be read is one task's misfortune, and one that is refused its DAG's. When there are that many, one
+# after the other, which is more than are read at a time, Airflow is in trouble.
+UNREADABLE_LOGS = 2 * LOGS_AT_A_TIME
 
 Row = Mapping[str, Any]  # Any: JSON
 
@@ -50,7 +51,7 @@ def newest_task(session: Session) -> FailedTask | None:
     answer = session.call("GET", ALL_TASKS, rights=READ_TASKS, query=query)
     with understood():
         tasks = map(FailedTask.from_json, answer.body["task_instances"])
-        return next((task for task in tasks if task.started is not None), None)  # else it has no log
+        return next((task for task in tasks if task.has_begun), None)
 
 
 def check_log_readable(session: Session, task: FailedTask) -> None:
@@ -117,13 +118,17 @@ class Search:
         ours: for each secret the tasks that failed on its old credential.
         suspected, unknown: for each those of which that is not certain.
         examined: how many logs were read.
+        trouble: why Airflow was left in peace before all of them were.
     """
 
     def __init__(self, session: Session, rotated: Sequence[RotatedConnection], told: ToldBefore) -> None:
         self._session = session
         self._rotated = rotated
         self._told = told
-        self._unreadable = 0
+        self._unreadable: set[FailedTask | str] = set()
+        self._has_read = False
+        self._refusal: AirflowRefusedError | None = None
+        self.trouble: RotationError | None = None
         self.ours: dict[str, list[FailedTask]] = defaultdict(list)
         self.suspected: dict[str, list[TaskRef]] = defaultdict(list)
         self.unknown: dict[str, list[TaskRef]] = defaultdict(list)
@@ -131,7 +136,10 @@ class Search:
         self.warnings: dict[str, list[str]] = defaultdict(list)
 
     def look(self) -> None:
-        """Read the logs that may concern us, and sort the tasks by what they tell."""
+        """Read the logs that may concern us, and sort the tasks by what they tell.
+
+        Raise TransientError if Airflow is down, AirflowRefusedError if it lets us read no log.
+        """
         with ThreadPoolExecutor(LOGS_AT_A_TIME, thread_name_prefix="airflow-log") as pool:
             try:
                 # Logs are read while the list is. All is listed before one is cleared, which would shift the pages.
@@ -146,14 +154,31 @@ class Search:
             finally:
                 pool.shutdown(cancel_futures=True)
         self.examined = len(read)
+        trouble = self.trouble or self._refusal
+        if trouble and not self._has_read:
+            raise trouble
 
     def _judge(self, task: FailedTask, concerned: Sequence[RotatedConnection]) -> list[Verdict]:
         """Return what the log tells each of them; a log is large, and nobody keeps it."""
-        log = self._log(task)
-        if log is None:
-            return [_UNREADABLE] * len(concerned)
-        with understood():
-            verdicts = [judge(log, task, one) for one in concerned]
+        unreadable = [_UNREADABLE] * len(concerned)
+        if len(self._unreadable) >= UNREADABLE_LOGS:
+            return unreadable
+        try:
+            log = _read_log(self._session, task)
+            with understood():
+                verdicts = unreadable if log is None else [judge(log, task, one) for one in concerned]
+        except RotationError as error:
+            if isinstance(error, AirflowRefusedError):
+                # Some DAG of others; when all are refused, it is a right that is missing.
+                self._refusal = error
+                self._unreadable.add(task.dag_id)
+            else:
+                self._unreadable.add(task)
+            if len(self._unreadable) >= UNREADABLE_LOGS:
+                self.trouble = error
+            return unreadable
+        self._unreadable.clear()
+        self._has_read = True
         for one, verdict in zip(concerned, verdicts, strict=True):
             if verdict == OTHER:
                 self._told.add(task, one)
@@ -188,7 +213,7 @@ class Search:
                 and task.may_use(one)
                 and not self._told.knows(task, one)
             ]
-            if not concerned or task.started is None or task in candidates:
+            if not concerned or not task.has_begun or task in candidates:
                 continue
             if len(candidates) == access.max_examined:
                 for one in self._rotated:
@@ -210,18 +235,6 @@ class Search:
                 self.warnings[rotated.secret].append(f"no DAG has the tag {tag!r}, which airflow-dags names")
             ids |= tagged
         return ids if rotated.dags else None
-
-    def _log(self, task: FailedTask) -> list[Row] | None:
-        """Return the log of the last try, None if it cannot be read. Raise TransientError if Airflow is down."""
-        if self._unreadable > UNREADABLE_LOGS:
-            return None  # another thread is about to say that
-        try:
-            return _read_log(self._session, task)
-        except TransientError:
-            self._unreadable += 1
-            if self._unreadable > UNREADABLE_LOGS:
-                raise
-            return None
 
 
 def _read_log(session: Session, task: FailedTask) -> list[Row] | None:

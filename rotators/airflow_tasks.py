@@ -56,7 +56,7 @@ def look(session: Session, rotated: RotatedConnection, told: ToldBefore) -> Airf
     search = Search(session, [rotated], told)
     search.look()
     since = max(rotated.published_at, datetime.now(UTC) - session.api.access.lookback)
-    warnings = search.warnings[rotated.secret]
+    warnings = [*search.warnings[rotated.secret], *([str(search.trouble)] if search.trouble else [])]
     retried: list[TaskRef] = []
     # A note is all that is left of a retry: Airflow has no list of what was cleared, and by whom.
     query = {"updated_at_gte": since.isoformat(), "order_by": "-start_date"}
@@ -115,6 +115,8 @@ def _retry(session: Session, rotated: RotatedConnection, search: Search) -> Airf
     left_out = max(len(search.suspected[rotated.secret]), len(search.unknown[rotated.secret])) - MOST_LISTED
     if left_out > 0:
         report = dataclasses.replace(report, warnings=(*report.warnings, f"{left_out} unclear tasks are not listed"))
+    if search.trouble:
+        report = combined(report, search.trouble)
     return dataclasses.replace(report, warnings=_shortened(report.warnings))
 
 

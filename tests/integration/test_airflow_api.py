@@ -328,7 +328,57 @@ def test_logs_that_cannot_be_read_are_transient(fake: FakeAirflow) -> None:
     fake.trouble = always(Response.json(503, {}, {"Retry-After": "60"}), ending="/logs/1")
     with pytest.raises(TransientError):
         fake.airflow().retry_failed([ROTATED])
-    assert len(fake.asked("GET", "/logs/1")) < 10
+    assert len(fake.asked("GET", "/logs/1")) < 15
+
+
+def test_logs_that_cannot_be_read_stop_no_other(fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many they are, if others are read between them (P5)."""
+    monkeypatch.setattr(airflow_search, "LOGS_AT_A_TIME", 1)
+    monkeypatch.setattr(airflow_search, "UNREADABLE_LOGS", 3)
+    fake.dags = [f"{kind}-{number}" for number in range(5) for kind in ("a", "b", "good")]
+    fake.trouble = lambda r: Response.text(502, "no") if "/logs/" in r.path and "/good" not in r.path else None
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, len(report.retried), len(report.unknown)) == ("healed", 5, 10)
+
+
+def test_what_was_read_before_airflow_went_away_counts(fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tasks that are known to have failed on the old credential are cleared, and the rest is looked for again."""
+    monkeypatch.setattr(airflow_search, "LOGS_AT_A_TIME", 1)
+    fake.dags = ["good", *(f"dag-{number:02}" for number in range(20))]
+    fake.trouble = lambda r: Response.text(502, "no") if "/logs/" in r.path and "/good/" not in r.path else None
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, [run.dag_id for run in report.retried]) == ("pending", ["good"])
+    assert "Airflow failed with 502" in report.warnings[0]
+    assert len(fake.asked("GET", "/logs/1")) == 1 + airflow_search.UNREADABLE_LOGS
+    assert "Airflow failed with 502" in fake.airflow().look(ROTATED).warnings[0]
+
+
+@pytest.mark.parametrize("status", [302, 400, 403, 422])
+def test_logs_that_are_refused_stop_no_other(fake: FakeAirflow, status: int) -> None:
+    """Those of a DAG of others, say, however many: each is unknown (P5)."""
+    runs = [{**fake.row("theirs"), "dag_run_id": f"run/{number:02}"} for number in range(20)]
+    rows = [*runs, fake.row("good")]
+    fake.page = lambda request, _rows: FakeAirflow.page(fake, request, rows)  # type: ignore[method-assign, assignment]
+    fake.trouble = lambda r: Response.json(status, {}) if "/theirs/" in r.path and "/logs/" in r.path else None
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, [run.dag_id for run in report.retried]) == ("healed", ["good"])
+    assert len(report.unknown) == 20
+
+
+def test_missing_right_to_read_logs_is_named(fake: FakeAirflow) -> None:
+    """P7: when none can be read it is no affair of a single DAG."""
+    fake.dags = ["a", "b"]
+    fake.trouble = always(Response.json(403, {"detail": "Forbidden"}), ending="/logs/1")
+    with pytest.raises(AirflowRefusedError, match="can_read on Task Logs"):
+        fake.airflow().retry_failed([ROTATED])
+
+
+def test_task_that_never_ran_has_no_log(fake: FakeAirflow) -> None:
+    """A person may mark as failed what has not begun; Airflow 3.0 answers 422 when it is asked for its log."""
+    fake.row = lambda dag: {**FakeAirflow.row(fake, dag), "try_number": 0}  # type: ignore[method-assign]
+    report = fake.airflow().refresh(ROTATED)
+    assert (report.status, report.examined, report.unknown) == ("healed", 0, ())
+    assert not fake.airflow().check_logs()
 
 
 def test_run_that_refuses_stops_no_other(fake: FakeAirflow) -> None:
