@@ -337,7 +337,7 @@ def understood() -> Iterator[None]:
     """Raise TransientError if an answer is not what Airflow gives: a proxy's page, or cut off."""
     try:
         yield
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
         pass
     else:
         return
@@ -351,14 +351,14 @@ def _bearer(token: Password) -> dict[str, str]:
 def _parsed(content: bytes) -> Any:  # Any: JSON
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):  # brackets in brackets, without end
         return None
 
 
 def _retry_after(headers: Mapping[str, str]) -> timedelta | None:
     """Return what Retry-After asks for, in seconds or as a date."""
     value = headers.get("Retry-After", "")
-    if value.isdigit():
+    if value.isascii() and value.isdigit():  # "²" is a digit, and no number
         return timedelta(seconds=int(value[:9]))
     try:
         return max(parsedate_to_datetime(value) - datetime.now(UTC), timedelta())

@@ -202,6 +202,13 @@ def test_retry_after_may_be_a_date(fake: FakeAirflow) -> None:
     fake.airflow().check()
 
 
+def test_odd_retry_after_is_passed_over(fake: FakeAirflow, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is a digit need not be a number; our own pause takes its place."""
+    monkeypatch.setattr(airflow_api, "MOST_SLEPT_SECONDS", 0)
+    fake.trouble = always(Response.json(503, {}, {"Retry-After": "\u00b2"}))
+    refusal(fake.airflow(), TransientError)
+
+
 def test_busy_airflow_ends_our_patience(fake: FakeAirflow) -> None:
     """An Airflow that stays busy is asked a few times only."""
     fake.trouble = always(Response.json(503, {}, {"Retry-After": "0"}))
@@ -249,7 +256,7 @@ def test_failing_airflow_is_transient(fake: FakeAirflow, status: int) -> None:
     refusal(fake.airflow(), TransientError)
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"task_instances": null}'])
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"task_instances": null}', b"[" * 200_000])
 def test_odd_answer_is_transient(fake: FakeAirflow, body: bytes) -> None:
     """What is not the JSON that Airflow gives is no reason to forget the refresh (P5)."""
     fake.trouble = always(Response(200, body))
@@ -320,6 +327,21 @@ def test_log_that_cannot_be_read_is_unknown(fake: FakeAirflow) -> None:
     assert [task.dag_id for task in report.unknown] == ["b"]
     assert [run.dag_id for run in report.retried] == ["a", "c"]
     assert report.status == "healed"
+
+
+NESTED = b'{"exc_value": "", "exceptions": [' * 600 + b"]}" * 600
+
+
+@pytest.mark.parametrize(
+    "log", [b"[" * 200_000, b'{"content": [{"event": "Task failed with exception", "error_detail": [%b]}]}' % NESTED]
+)
+def test_log_that_nobody_can_take_apart_is_unknown(fake: FakeAirflow, log: bytes) -> None:
+    """Nor does it stop the others."""
+    fake.dags = ["a", "b", "c"]
+    fake.trouble = lambda r: Response(200, log) if "/dags/b/" in r.path and "/logs/" in r.path else None
+    report = fake.airflow().refresh(ROTATED)
+    assert [task.dag_id for task in report.unknown] == ["b"]
+    assert [run.dag_id for run in report.retried] == ["a", "c"]
 
 
 def test_logs_that_cannot_be_read_are_transient(fake: FakeAirflow) -> None:
