@@ -285,13 +285,18 @@ def _moment(text: str | None) -> datetime | None:
 # -- what the servers say -------------------------------------------------------------------------------------
 
 _POSTGRESQL_ADDRESS = re.compile(r'connection to server at "([^"]*)"(?: \([^)]*\))?, port (\d+) failed')
+# A name may have quotes in it, which are not escaped: it goes up to the one that ends the line or, where more follows,
+# to the first after which no word goes on.
+_USER = r'(?:.{0,256}(?="\s*$)|.{0,256}?(?="(?![\w"])))'
+_ROLE_REFUSED = r'role "(?P<role>.{0,256}?)" (?:is not permitted to log in|does not exist)'
 _POSTGRESQL_REFUSED = re.compile(
-    r'authentication failed for user "(?P<failed>[^"]*)"'
+    rf'authentication failed for user "(?P<failed>{_USER})"'
     # Without FATAL it may be the answer to a statement, a GRANT to a missing role.
-    r'|FATAL:\s+role "(?P<role>[^"]*)" (?:is not permitted to log in|does not exist)'
-    r"|fe_sendauth: no password supplied"
+    rf"|FATAL:\s+{_ROLE_REFUSED}"
+    r"|fe_sendauth: no password supplied",
+    re.MULTILINE,
 )
-_ASYNCPG_REFUSED = re.compile(r'role "(?P<role>[^"]*)" (?:is not permitted to log in|does not exist)')
+_ASYNCPG_REFUSED = re.compile(_ROLE_REFUSED)
 
 
 def _refused_logins(errors: Iterable[_Error], engine: str) -> list[_RefusedLogin]:

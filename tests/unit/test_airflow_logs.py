@@ -120,6 +120,24 @@ def test_connection_id_of_the_operator_fills_the_gap(text: str) -> None:
     assert judge([failed(error(text))], WITH_CONNECTION, WAREHOUSE).kind == "ours"
 
 
+@pytest.mark.parametrize("refusal", [WRONG_PASSWORD, 'FATAL:  role "app" is not permitted to log in\n'])
+@pytest.mark.parametrize(
+    ("user", "stranger", "end"),
+    [
+        ('we"ird', "we", "\n"),
+        ('"quoted"', "quoted", "\n"),
+        ('a" b', "a", f"\n{PSYCOPG2}{NO_ENTRY}"),
+        ('we"ird', "we", " (from a pooler)"),
+        ('we"ird', "we", "')"),
+    ],
+)
+def test_name_of_a_user_may_have_quotes(user: str, stranger: str, end: str, refusal: str) -> None:
+    """The server does not escape them; who has a name that goes on after a quote is somebody else (P5)."""
+    log = [failed(error(PSYCOPG2 + refusal.replace("app", user).strip() + end))]
+    assert judge(log, TASK, dataclasses.replace(WAREHOUSE, users=frozenset({user}))).kind == "ours"
+    assert judge(log, TASK, dataclasses.replace(WAREHOUSE, users=frozenset({stranger}))).kind == "other"
+
+
 def test_asyncpg_needs_no_fatal() -> None:
     """The texts of asyncpg lack FATAL; there the kind of the error counts, and pg_hba.conf is not a credential."""
     kind = "InvalidAuthorizationSpecificationError"
