@@ -222,10 +222,9 @@ def _why_not_again(task: FailedTask, rotated: RotatedConnection) -> str | None:
     It had a stale copy. Whether that is gone now, one retry shows, and no more: our note remembers it. Where a
     person's note is instead, the time decides.
     """
-    note = task.note or ""
-    if note.startswith(f"{NOTE_PREFIX}{rotated.rotation_id}:"):
+    if task.note == rotated.note:
         return "retried once already; look for a copy of the connection that is left"
-    if note and not is_ours(note) and task.started and task.started >= rotated.published_at + CACHED_FOR:
+    if task.note and not is_ours(task.note) and task.started and task.started >= rotated.published_at + CACHED_FOR:
         return "a person left a note on it; clear it by hand"
     return None
 

@@ -159,7 +159,8 @@ class _Run:
             ]
         remarks += self._remarks(dag, failed)
         of_persons = {one.task for one in around if one.note and not is_ours(one.note)}
-        notes_at_once = self._session.supports >= TAKES_NOTE and not of_persons
+        # What is cleared along with ours did not fail on the old credential, and may do so yet.
+        notes_at_once = self._session.supports >= TAKES_NOTE and not of_persons and wanted | helpers <= ours
         cleared = self._clear(
             wanted | helpers,
             dry_run=False,

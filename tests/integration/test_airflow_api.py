@@ -531,6 +531,24 @@ def test_clearing_always_names_run_and_tasks(fake: FakeAirflow) -> None:
     assert bodies[-1]["include_downstream"] is False
 
 
+@pytest.mark.parametrize("also", ["publish", None])
+def test_note_is_written_on_what_failed_alone(fake: FakeAirflow, also: str | None) -> None:
+    """What runs again along with it may yet fail on a stale copy, and is retried then (P5)."""
+
+    def trouble(request: Request) -> Response | None:
+        if also is None or not request.path.endswith("/clearTaskInstances"):
+            return None
+        behind = {**fake.row("report"), "task_id": also, "state": "upstream_failed"}
+        return Response.json(200, {"task_instances": [fake.row("report"), behind]})
+
+    fake.trouble = trouble
+    (run,) = fake.airflow().refresh(ROTATED).retried
+    assert len(run.tasks) == (2 if also else 1)
+    given = [json.loads(r.body).get("note") for r in fake.asked("POST", "/clearTaskInstances")]
+    assert given == [None, None, None if also else ROTATED.note]
+    assert [r.path.rpartition("taskInstances")[2] for r in fake.asked("PATCH", "")] == (["/load/-1"] if also else [])
+
+
 @pytest.mark.parametrize(("state", "cleared"), [("running", 0), ("failed", 1)])
 def test_setup_does_not_run_again_below_a_running_task(fake: FakeAirflow, state: str, cleared: int) -> None:
     """What a setup made may be in use as long as its run goes on: the next sweep looks again (P5)."""

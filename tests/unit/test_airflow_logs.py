@@ -252,8 +252,10 @@ def test_shape_of_a_log(log: list[Entry], verdict: str) -> None:
         (1, "app_alt", None, "other"),
         (1, "app", None, "ours"),  # a stale copy
         (1, "app", "Credential rotation id-0: …", "ours"),
-        (1, "app", "Credential rotation id-1: …", "suspected"),
-        (1, "app", "Credential rotation id-11: …", "ours"),
+        (1, "app", WAREHOUSE.note, "suspected"),
+        # of another id, and of another secret that was rotated under the same one
+        (1, "app", dataclasses.replace(WAREHOUSE, rotation_id="id-1: b").note, "ours"),
+        (1, "app", dataclasses.replace(WAREHOUSE, connection_id="lake").note, "ours"),
         (1, "app", "Ask Ada before a retry", "ours"),
         (20, "app", "Ask Ada before a retry", "suspected"),
         (20, "app", None, "ours"),
