@@ -148,7 +148,7 @@ class _Run:
         wanted = {one.task for one in behind if one.task in ours or one.state == "upstream_failed"}
         # Whatever its state, what is selected besides is what belongs to them: setups and teardowns.
         around = (self._clear(wanted, only_failed=False) or []) if wanted else []
-        helpers = {one.task for one in around} - wanted
+        helpers = self._of_same_index(wanted, {one.task for one in around} - wanted)
         wanted = {one.task for one in around if one.task in wanted and one.state in FAILED}
         if not wanted & ours:
             return (), remarks  # somebody else was faster
@@ -196,6 +196,24 @@ class _Run:
         return behind or [], [
             f"{self._title}: task {task_id!r} is no longer in the DAG, so it stays as it is" for task_id in sorted(gone)
         ]
+
+    def _of_same_index(self, tasks: set[Task], helpers: set[Task]) -> set[Task]:
+        """Return these setups and teardowns without those that belong to other indices of a mapped group.
+
+        Airflow adds them by their names, and what is before and behind a mapped task by its index.
+        """
+        mapped = {task for task in tasks if task[1] >= 0}
+        if not mapped or all(map_index < 0 for _, map_index in helpers):
+            return helpers
+        before, behind, around_others = (
+            {one.task for one in self._clear(some, only_failed=False, **how) or []} if some else set()
+            for some, how in (
+                (mapped, {"include_upstream": True}),
+                (mapped, {"include_downstream": True}),
+                (tasks - mapped, {}),
+            )
+        )
+        return helpers & (before & behind | around_others)
 
     def _is_in_dag(self, task_id: str) -> bool:
         path = path_of("dags", self._dag_id, "tasks", task_id)

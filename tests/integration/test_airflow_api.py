@@ -567,6 +567,50 @@ def test_setup_does_not_run_again_below_a_running_task(fake: FakeAirflow, state:
     assert len(report.warnings) == 1 - cleared
 
 
+def test_setup_of_a_mapped_group_runs_again_for_the_failed_index_alone(fake: FakeAirflow) -> None:
+    """Airflow selects setups and teardowns by their names, those of other indices as well (P5).
+
+    Each index of a mapped task is set up by all of a mapped setup, and so is what is behind all of them.
+    """
+    every = [(name, index) for name in ("create", "drop", "lock") for index in range(3)]
+    load, report, others = ("load", 1), ("report", -1), [one for one in every if one[1] != 1]
+    upstream = [one for one in every if one not in others or one[0] == "drop"]
+    downstream = [one for one in every if one not in others or one[0] == "create"]
+
+    def selected(how: dict[str, Any]) -> list[tuple[str, int]]:
+        match how:
+            case {"dry_run": False, "task_ids": tasks}:
+                return [(name, index) for name, index in tasks]
+            case {"only_failed": True}:
+                return [load, report]
+            case {"include_upstream": True, "task_ids": [["load", 1]]}:
+                return [load, *upstream]
+            case {"include_downstream": True, "task_ids": [["load", 1]]}:
+                return [load, report, *downstream]
+            case {"task_ids": [["report", -1]]}:
+                return [report, *(one for one in every if one[0] == "lock")]
+        return [load, report, *every]
+
+    def trouble(request: Request) -> Response | None:
+        if request.path.endswith("/dagRuns/run%2F1"):
+            return Response.json(200, {"state": "failed"})
+        if not request.path.endswith("/clearTaskInstances"):
+            return None
+        states = {load: "failed", report: "upstream_failed"}
+        rows = [
+            {"task_id": one[0], "map_index": one[1], "state": states.get(one, "success"), "note": None}
+            for one in selected(json.loads(request.body))
+        ]
+        return Response.json(200, {"task_instances": rows})
+
+    fake.trouble = trouble
+    failed = {**fake.row("report"), "map_index": 1}
+    fake.row = lambda _dag: failed  # type: ignore[method-assign, assignment]
+    (run,) = fake.airflow().refresh(ROTATED).retried
+    locks = [("lock", index) for index in range(3)]
+    assert run.tasks == (("create", 1), ("drop", 1), load, *locks, report)
+
+
 def test_task_that_somebody_cleared_meanwhile_is_left_alone(fake: FakeAirflow) -> None:
     """Between the search and the clearing a person may have been faster (P5)."""
 
