@@ -53,6 +53,42 @@ def gone():
 gone()
 """
 
+# The same, but that only its task gets another name.
+REWRITTEN = GONE.replace("gone", "is_rewritten")
+
+IN_A_GROUP = """
+from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import dag, setup, task, task_group, teardown
+
+
+@dag(schedule=None)
+def is_in_a_group():
+    @task_group
+    def group(connection):
+        @setup
+        def create(): ...
+
+        @task
+        def read(connection):
+            if connection != "none":
+                PostgresHook(connection).get_first("SELECT 1")
+
+        @teardown
+        def drop(): ...
+
+        created, dropped = create(), drop()
+        created >> read(connection) >> dropped
+        created >> dropped
+
+    @task
+    def reduce(): ...
+
+    group.expand(connection=["none", "warehouse"]) >> reduce()
+
+
+is_in_a_group()
+"""
+
 
 @dataclass(frozen=True)
 class World:
@@ -108,7 +144,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("airflow")
     dags = folder / "dags"
     shutil.copytree(DAGS, dags)
-    (dags / "gone.py").write_text(GONE)
+    for name, text in (("gone", GONE), ("is_rewritten", REWRITTEN), ("is_in_a_group", IN_A_GROUP)):
+        (dags / f"{name}.py").write_text(text)
     with PostgreSQL() as postgresql, KeyVault(folder) as vault:
         for user in ("app", "app_alt", "lake"):
             postgresql.create_user(user, f"right-for-{user}")
@@ -170,7 +207,7 @@ def night(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ni
     dags = [
         "gone", "is_paused", "queries_warehouse", "warehouse_report", "warehouse_report#with a note", "has_a_bug",
         "is_mapped", "has_setup_and_teardown", "is_shell", "is_retried", "succeeds_all_the_same", "fails_fast",
-        "reads_lake", "reads_elsewhere", "still_runs",
+        "reads_lake", "reads_elsewhere", "still_runs", "is_rewritten", "is_in_a_group",
     ]  # fmt: skip
     runs = {dag: server.trigger(dag.partition("#")[0], conf) for dag in dags}
     assert server.wait("gone", runs["gone"]) == "failed"
@@ -183,7 +220,9 @@ def night(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ni
     server.wait_for_task("still_runs", runs["still_runs"], "busy", "running")
     server.set_note("warehouse_report", runs["warehouse_report#with a note"], "extract", "Ask Ada before a retry")
     server.call("PATCH", "dags/is_paused", {"is_paused": True}, update_mask="is_paused")
+    (world.dags / "is_rewritten.py").write_text(REWRITTEN.replace("warehouse()", "renamed()"))
     server.wait_until(lambda: server.call("GET", "dags/gone")["is_stale"])
+    server.wait_until(lambda: server.call("GET", "dags/is_rewritten/tasks")["tasks"][0]["task_id"] == "renamed")
 
     world.publish("warehouse", "app_alt")
     world.publish("lake", "lake")
@@ -345,6 +384,22 @@ def test_run_of_a_dag_that_is_gone_is_reported(night: Night) -> None:
     assert night.retried("gone") == ()
     assert "gone" in night.warning("gone")
     assert night.states("gone") == {("warehouse", -1): "failed"}
+
+
+def test_task_that_is_no_longer_in_its_dag_is_reported(night: Night) -> None:
+    """Airflow answers 500 to it, which is no reason to try it again at each sweep (P5)."""
+    assert night.retried("is_rewritten") == ()
+    assert "task 'warehouse' is no longer in the DAG" in night.warning("is_rewritten")
+    assert night.reports[night.warehouse.secret].status == "healed"
+
+
+def test_mapped_group_is_retried_by_index(night: Night) -> None:
+    """With the setup and the teardown of the index that failed, and no others (P5)."""
+    tasks = ("group.create", 1), ("group.drop", 1), ("group.read", 1), ("reduce", -1)
+    assert night.retried("is_in_a_group") == tasks
+    assert night.end("is_in_a_group") == "success"
+    assert {task for task, number in night.tries("is_in_a_group").items() if number > 1} == set(tasks[:3])
+    assert night.note("is_in_a_group", "group.create", 1) is None
 
 
 def test_one_search_serves_two_secrets(night: Night) -> None:
