@@ -30,6 +30,7 @@ from rotators.policy import (
     duration,
     inherited_tags,
     is_secret_name,
+    is_text,
     next_tags,
     policy_tags,
     read_policy,
@@ -566,6 +567,11 @@ def test_a_secrets_name_has_up_to_127_letters_digits_and_dashes(name: str, is_on
 def test_what_key_vault_would_not_take_is_no_name(name: str) -> None:
     """P6: no name can lead to another path of the vault's API."""
     assert not is_secret_name(name)
+
+
+@pytest.mark.parametrize(("text", "is_whole"), [("", True), ("a? é 😀", True), ("a\ud83db", False), ("\udc00", False)])
+def test_half_of_a_character_is_no_text(text: str, is_whole: bool) -> None:
+    assert is_text(text) is is_whole
 
 
 @pytest.mark.parametrize("cron", ["0 0 30 2 *", "0 0 */30 * 1#2"])
