@@ -267,13 +267,26 @@ def log_in(systems: Systems, managed: Managed, *, lock: str | None = None) -> tu
     raise refusal
 
 
-def at_the_admins(managed: Managed) -> ConnectionSecret:
-    """Return the connection of the secret's user to the server on which the admin changes users."""
-    return dataclasses.replace(
+def refuse_another_server(managed: Managed) -> None:
+    """Raise PolicyError where a credential that logs in is none on the server on which the admin changes users.
+
+    Their addresses may differ, as with a pooler in front, or when the database was moved; or it is somebody else's.
+    """
+    if managed.connection.addresses == managed.admin.addresses:
+        return
+    name = managed.secret.name
+    there = dataclasses.replace(
         managed.admin,
         credential=managed.connection.credential,
         database=managed.connection.database or managed.user,
         options=_for_tls(managed.admin),
+    )
+    with suppress(LoginRefusedError):
+        managed.engine.verify(there, secret=name)
+        return
+    raise PolicyError(
+        f"secret {name!r}: its credential logs in at its own server and not at the admin's, so that these are two; "
+        "correct the host in the secret, or in the admin's"
     )
 
 

@@ -57,7 +57,7 @@ from rotators.policy import (
 )
 from rotators.settings import is_allowed_host
 from rotators.systems import Systems
-from rotators.vault import SecretVersion
+from rotators.vault import SecretVersion, disabled
 
 LONGEST_BODY_BYTES = 16_384
 LONGEST_IDEMPOTENCY_KEY = 255
@@ -288,10 +288,7 @@ def describe(
 def _check_rotatable(secret: SecretVersion) -> None:
     """Raise PolicyError where a rotation would, whatever its policy."""
     if not secret.enabled:
-        raise PolicyError(
-            f"secret {secret.name!r}: its newest version is disabled, so nobody can read it; enable that version or "
-            "write a new one"
-        )
+        raise disabled(f"secret {secret.name!r}")
     check_tags(secret.name, secret.tags)
 
 

@@ -15,7 +15,7 @@ from rotators.airflow import RotatedConnection
 from rotators.beside import spread
 from rotators.decision import STATES, Schedule, Skip, Trigger, decide, is_late, overdue_since, state_of
 from rotators.errors import PermanentError, PolicyError, RotationError, TransientError
-from rotators.events import LONGEST_QUOTED, REQUESTED, EventIn, EventOut, read_event, requested
+from rotators.events import LONGEST_QUOTED, EventIn, EventOut, read_event, requested
 from rotators.journal import Invocation, guarded, report, write_log
 from rotators.outcome import AirflowReport, Outcome, timestamp
 from rotators.policy import RotationPolicy, RotationState, read_policy
@@ -36,11 +36,10 @@ def deliver(systems: Systems, event: EventIn) -> None:
 
 
 def _deliver(systems: Systems, event: EventIn) -> None:
-    kind = event.type.lower()
-    if kind.startswith("secretrotation.") and kind != REQUESTED.lower():
+    if event.is_of_an_outcome:
         # A subscription of our topic without a filter: were this an error, its `Failed` event came back, for ever.
-        kind, mend = event.type[:LONGEST_QUOTED], "subscribe only SecretRotation.Requested"
-        write_log(logging.WARNING, "own event", type=kind, reason=mend)
+        kind = event.type[:LONGEST_QUOTED]
+        write_log(logging.WARNING, "own event", type=kind, reason="subscribe only SecretRotation.Requested")
         return
     secret = ""
     try:

@@ -13,7 +13,15 @@ from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
-from rotators.access import Managed, log_in, open_admin_secret, read_admin_secret, read_connection, with_token
+from rotators.access import (
+    Managed,
+    log_in,
+    open_admin_secret,
+    read_admin_secret,
+    read_connection,
+    refuse_another_server,
+    with_token,
+)
 from rotators.airflow import Airflow, Copy, RotatedConnection, not_a_copy
 from rotators.connection_secret import ConnectionSecret, parse
 from rotators.credential import Credential, new_password
@@ -50,7 +58,6 @@ from rotators.rotation import (
     in_use,
     next_connection,
     own_role,
-    refuse_another_server,
     rotated_connection,
 )
 from rotators.systems import Systems

@@ -60,6 +60,12 @@ class EventIn:
         """What a complaint about it begins with."""
         return f"event {self.id[:LONGEST_QUOTED]!r}"
 
+    @property
+    def is_of_an_outcome(self) -> bool:
+        """Whether this program has sent it, to tell what it did."""
+        kind = self.type.lower()
+        return kind.startswith("secretrotation.") and kind not in _KINDS
+
 
 @dataclass(frozen=True, slots=True)
 class EventOut:

@@ -108,10 +108,10 @@ def _users_of_before(systems: Systems, managed: Managed) -> tuple[str, ...]:
     """
     secret = managed.secret
     users = {managed.other_user} if managed.policy.strategy == "alternating-users" else set()
-    is_of_pair = users and (secret.state is None or secret.state.cause != "reconcile")
-    if is_of_pair or isinstance(managed.policy.admin, AdminSelf) or secret.state is None:
+    state = secret.state
+    if state is None or isinstance(managed.policy.admin, AdminSelf) or (users and state.cause != "reconcile"):
         return tuple(users)
-    for version in _versions_of_before(systems, secret, secret.state):
+    for version in _versions_of_before(systems, secret, state):
         # Written by hand it may be no connection; its user is not known to be ours then.
         with suppress(SecretFormatError):
             old = systems.vault.version(secret.name, version.version)

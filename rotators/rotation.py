@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from rotators.access import Managed, at_the_admins, locked, look_again, look_up_again
+from rotators.access import Managed, locked, look_again, look_up_again, refuse_another_server
 from rotators.airflow import RotatedConnection
 from rotators.connection_secret import ConnectionSecret
 from rotators.credential import Credential, new_password
@@ -19,7 +19,6 @@ from rotators.errors import (
     DatabaseRefusedError,
     LoginRefusedError,
     PermanentError,
-    PolicyError,
     RotationError,
     SecretFormatError,
     ThrottledError,
@@ -336,23 +335,6 @@ def _prove_ownership(managed: Managed) -> None:
         refuse_another_server(managed)
         return
     raise failure
-
-
-def refuse_another_server(managed: Managed) -> None:
-    """Raise PolicyError where a credential that logs in is none on the server on which the admin changes users.
-
-    Their addresses may differ, as with a pooler in front, or when the database was moved; or it is somebody else's.
-    """
-    if managed.connection.addresses == managed.admin.addresses:
-        return
-    name = managed.secret.name
-    with suppress(LoginRefusedError):
-        managed.engine.verify(at_the_admins(managed), secret=name)
-        return
-    raise PolicyError(
-        f"secret {name!r}: its credential logs in at its own server and not at the admin's, so that these are two; "
-        "correct the host in the secret, or in the admin's"
-    )
 
 
 def _refuse_unusable(managed: Managed) -> None:

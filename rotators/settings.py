@@ -48,8 +48,8 @@ class Settings:
     sweep_schedule: str = DEFAULT_SWEEP_SCHEDULE
 
     def sweeps(self, after: datetime) -> Iterator[datetime]:
-        """Yield the minutes in which the sweep runs, in UTC."""
-        yield from _minutes(self.sweep_schedule, after.astimezone(UTC))
+        """Return the minutes in which the sweep runs, in UTC."""
+        return _minutes(self.sweep_schedule, after.astimezone(UTC))
 
 
 def sweep_schedule(environ: Mapping[str, str]) -> str:

@@ -125,20 +125,18 @@ class Vault:
         pages = self._client.list_properties_of_secrets().by_page(link)
 
         def read_page() -> tuple[list[SecretVersion], str]:
-            page = [_version(properties) for properties in next(pages, ())]
-            # The iterator that has read a page knows where the next one is, but its type does not say so.
-            following = parse_qs(urlsplit(getattr(pages, "continuation_token", None) or "").query)
-            return page, following.get(_CURSOR, [""])[0]
-
-        def read_page_of_caller() -> tuple[list[SecretVersion], str]:
             try:
-                return read_page()
+                page = [_version(properties) for properties in next(pages, ())]
             except HttpResponseError as error:
                 if not skip_token or error.status_code != HTTPStatus.BAD_REQUEST:
                     raise
+            else:
+                # The iterator that has read a page knows where the next one is, but its type does not say so.
+                following = parse_qs(urlsplit(getattr(pages, "continuation_token", None) or "").query)
+                return page, following.get(_CURSOR, [""])[0]
             raise BadRequestError(f"{_CURSOR} leads nowhere in the list of secrets; begin anew without it")
 
-        return _calling("the list of secrets", read_page_of_caller)
+        return _calling("the list of secrets", read_page)
 
     def check(self) -> None:
         """One page of the list: the vault answers and lets us read."""
@@ -238,9 +236,7 @@ def _translate_answer(what: str, error: HttpResponseError, status: int) -> Perma
     if status == 401:  # noqa: PLR2004 (HTTP)
         return TransientError(f"{what}: Key Vault does not take the managed identity's token (401)")
     if inner == "SecretDisabled":
-        return PolicyError(
-            f"{what}: its newest version is disabled, so nobody can read it; enable that version or write a new one"
-        )
+        return disabled(what)
     if status == 403:  # noqa: PLR2004 (HTTP)
         return VaultRefusedError(
             f"{what}: Key Vault says {inner or code or 'Forbidden'} (403); give the app's identity get, set, update "
@@ -255,6 +251,12 @@ def _translate_answer(what: str, error: HttpResponseError, status: int) -> Perma
     if inner in ("ObjectIsBeingDeleted", "ObjectIsBeingRecovered"):
         return TransientError(f"{what}: Key Vault says {inner} (409)")
     return VaultRefusedError(f"{what}: Key Vault says {inner or code or 'no'} ({status})")
+
+
+def disabled(what: str) -> PolicyError:
+    return PolicyError(
+        f"{what}: its newest version is disabled, so nobody can read it; enable that version or write a new one"
+    )
 
 
 def _unreadable(what: str) -> TransientError:

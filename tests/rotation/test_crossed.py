@@ -58,9 +58,9 @@ def test_a_revocation_that_a_person_crosses_is_done_once_more(
         assert len(here.versions(name)) == count
 
 
-@pytest.mark.parametrize("is_asked_again", [False, True])
+@pytest.mark.parametrize("comes_a_sweep_first", [False, True])
 def test_a_revocation_that_was_cut_off_goes_on_behind_a_version_by_hand(
-    here: World, monkeypatch: pytest.MonkeyPatch, *, is_asked_again: bool
+    here: World, monkeypatch: pytest.MonkeyPatch, *, comes_a_sweep_first: bool
 ) -> None:
     """P2: killed before the leaked user was locked out, and then somebody writes a version."""
     name = here.alternating()
@@ -79,7 +79,7 @@ def test_a_revocation_that_was_cut_off_goes_on_behind_a_version_by_hand(
             rotate(here.systems, asked)
     here.clock.advance(timedelta(seconds=20))
     here.vault.put(name, here.value(name))
-    if is_asked_again:
+    if comes_a_sweep_first:
         assert rotate(here.systems, dataclasses.replace(asked, kind="sweep")).status == "skipped"
     deliver(here.systems, here.event(NEW, name))
     assert not logs_in(leaked)
@@ -297,10 +297,6 @@ def elsewhere() -> Iterator[PostgreSQL]:
         yield server
 
 
-def mended(here: World, name: str) -> tuple[str, ...]:
-    return examine(here.systems, name).to_mend
-
-
 @pytest.mark.parametrize("strategy", ["alternating-users", "single-user"])
 def test_a_user_of_the_same_name_on_another_server_proves_nothing(
     here: World, elsewhere: PostgreSQL, strategy: str
@@ -314,7 +310,7 @@ def test_a_user_of_the_same_name_on_another_server_proves_nothing(
     before = Everything.of(here, name)
     with pytest.raises(PolicyError, match="logs in at its own server and not at the admin's"):
         rotate(there.systems, there.trigger(name))
-    assert mended(there, name) == ("current-login",)
+    assert examine(there.systems, name).to_mend == ("current-login",)
     before.assert_unchanged()
     assert logs_in(victim)
 
@@ -329,6 +325,6 @@ def test_a_database_that_was_moved_is_not_left_behind(here: World, elsewhere: Po
     here.make_due()
     deliver(there.systems, here.near_expiry(name))
     assert here.topic.types[-1] == "Failed"
-    assert mended(there, name) == ("current-login",)
+    assert examine(there.systems, name).to_mend == ("current-login",)
     assert here.logs_in(name)
     assert len(here.versions(name)) == 3
